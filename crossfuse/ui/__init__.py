@@ -1,0 +1,1 @@
+"""Everything that touches Streamlit: shared widgets, texts, navigation, the linked view."""

@@ -1,0 +1,270 @@
+"""What every page shares: header, uploads, running a request, errors, notes, exports."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+import unicodedata
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from crossfuse.errors import CrossfuseError
+from crossfuse.ui.jobs import get_engine, warm_up
+from crossfuse.ui.state import choose
+from crossfuse.ui.text import LANGUAGES, t
+
+if TYPE_CHECKING:
+    from crossfuse.engine import Request, Result
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+LOG = logging.getLogger("crossfuse.ui")
+
+
+# ---------------------------------------------------------------- frame of the app
+
+
+def style() -> None:
+    """Page settings, logo and the few rules of style that the theme cannot say."""
+    st.set_page_config(
+        page_title="crossfuse", page_icon=str(ASSETS / "logo_icon.svg"), layout="wide"
+    )
+    st.logo(str(ASSETS / "logo.svg"), size="large")
+    st.html(ASSETS / "styles" / "app.css")
+
+
+def top_bar() -> None:
+    """Language switch and device badge, in the header bar of every page."""
+    with st.container(key="topbar", horizontal=True):
+        device_badge()
+        choose(
+            t("shell.language"),
+            list(LANGUAGES),
+            key="lang",
+            format_func=lambda code: {"en": "EN", "zh": "中文"}[code],
+            default=browser_language(),
+            label_visibility="collapsed",
+        )
+
+
+def browser_language() -> str:
+    """Chinese for readers whose browser asks for Chinese, else English."""
+    return "zh" if (st.context.locale or "").lower().startswith("zh") else "en"
+
+
+def device_badge() -> None:
+    """Where models run. Waits for the warm-up and fills itself in."""
+    waiting = not warm_up().done
+    with st.container(key="device", width="content"):
+        st.fragment(_badge, run_every=1.0 if waiting else None)(waiting)
+
+
+def _badge(waited: bool) -> None:
+    work = warm_up()
+    if waited and work.done:
+        st.rerun()  # draws the badge once more, now without the timer
+    if work.error is not None:
+        st.badge(t("shell.device_failed"), color="red", help=str(work.error))
+    elif work.device is None:
+        st.badge(t("shell.device_waking"), icon=":material/hourglass_empty:", color="gray")
+    else:
+        icon = ":material/memory:"
+        st.badge(work.device, icon=icon, color="green", help=t("shell.device_help"))
+
+
+def page_header(name: str) -> None:
+    """Title and the one idea of a page: the texts ``<name>.heading`` and ``<name>.idea``."""
+    st.title(t(f"{name}.heading"), anchor=False)
+    st.markdown(t(f"{name}.idea"))
+
+
+# ---------------------------------------------------------------- errors and notes
+
+
+def show_error(error: CrossfuseError) -> None:
+    """Show the sentence of one of our errors as it is: no traceback, no Markdown."""
+    with st.container(border=True, key=f"error_{abs(hash(str(error)))}"):
+        st.markdown(f":red[:material/error:] **{t('shell.error')}**")
+        st.text(str(error))
+
+
+def run_page(run: Callable[[], None]) -> None:
+    """Run a page. Our own errors become a sentence; others are logged and told in one.
+
+    The unexpected ones are raised again, so that Streamlit logs the traceback (which
+    ``client.showErrorDetails`` keeps off the page) and tests see it.
+    """
+    try:
+        run()
+    except CrossfuseError as error:
+        show_error(error)
+    except Exception:
+        with st.container(border=True, key="unexpected"):
+            st.markdown(f":red[:material/error:] **{t('shell.unexpected')}**")
+        raise
+
+
+def notes(sentences: Sequence[str]) -> None:
+    """What was resized, cut or assumed, as small print."""
+    if sentences:
+        with st.container(gap=None):
+            for sentence in sentences:
+                st.caption(escape_markdown(sentence))
+
+
+def escape_markdown(words: str) -> str:
+    """Text that Markdown shows letter by letter (user data, file names, class names)."""
+    return "".join(f"\\{sign}" if sign in r"\`*_{}[]()#+-.!|<>$:~" else sign for sign in words)
+
+
+# ---------------------------------------------------------------- uploads
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One uploaded file: its bytes, their digest, and its name made safe for showing only."""
+
+    data: bytes
+    digest: str
+    name: str
+
+    @property
+    def suffix(self) -> str:
+        """Lower-case ending of the name, to tell kinds apart; never part of a path."""
+        return self.name.rpartition(".")[2].lower() if "." in self.name else ""
+
+
+def display_name(name: str) -> str:
+    """A file name for showing: last part, no control or direction signs, at most 60 letters."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    kept = "".join(sign for sign in last if unicodedata.category(sign)[0] != "C").strip()
+    return kept if len(kept) <= 60 else f"{kept[:40]}…{kept[-18:]}"
+
+
+def upload_files(
+    label: str,
+    *,
+    key: str,
+    types: Sequence[str],
+    limit_mb: int,
+    several: bool = False,
+    help: str | None = None,
+) -> tuple[Upload, ...]:
+    """Uploaded files, kept while the reader visits other pages, until removed.
+
+    ``types`` are endings such as ``"png"`` (a convenience of the file dialog; readers judge by
+    content). A file over ``limit_mb`` is refused with a sentence and left out.
+    """
+    store = f"_uploads_{key}"
+    generation = st.session_state.setdefault(f"_generation_{key}", 0)
+    given = st.file_uploader(
+        label,
+        type=list(types),
+        accept_multiple_files=several,
+        key=f"_{key}_{generation}",
+        help=help,
+        max_upload_size=limit_mb,
+    )
+    files = given if isinstance(given, list) else [given] if given is not None else []
+    if files:
+        st.session_state[store] = tuple(_take(file, limit_mb) for file in files)
+    held = tuple(item for item in st.session_state.get(store, ()) if item is not None)
+    if held and not files:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.text(", ".join(item.name for item in held))
+            st.button(
+                t("shell.remove"),
+                key=f"_remove_{key}",
+                type="tertiary",
+                icon=":material/close:",
+                on_click=lambda: st.session_state.pop(store, None),
+            )
+    return held
+
+
+def _take(file: object, limit_mb: int) -> Upload | None:
+    data, name = bytes(file.getbuffer()), display_name(file.name)  # type: ignore[attr-defined]
+    if len(data) > limit_mb << 20:
+        show_error(CrossfuseError(t("shell.too_large", name=name, limit=limit_mb)))
+        return None
+    return Upload(data, hashlib.blake2b(data, digest_size=16).hexdigest(), name)
+
+
+# ---------------------------------------------------------------- running a request
+
+
+def user_id() -> str:
+    """A random name of this session, so that the engine can take fair turns."""
+    return st.session_state.setdefault("_user", uuid.uuid4().hex)
+
+
+def run_job(request: Request, *, slot: str | None = None) -> Result | None:
+    """Ask the engine, show progress, return the answer.
+
+    The answer of an unchanged request is kept for the session. On failure the reason is shown and
+    the last good answer of the same ``slot`` (default: the page of the request) is returned, or
+    None if there was none. A change of inputs while a request runs cancels it: latest wins.
+    """
+    place = f"_job_{slot or request.page or request.model}"
+    digest = request.digest
+    held: tuple[str, Result] | None = st.session_state.get(place)
+    if held is not None and held[0] == digest:
+        return held[1]
+    job = get_engine().submit(request)
+    try:
+        result = _wait(job)
+    except CrossfuseError as error:
+        show_error(error)
+        return held[1] if held is not None else None
+    finally:
+        if not job.done():  # the script was stopped: the reader has moved on
+            job.cancel()
+    st.session_state[place] = (digest, result)
+    return result
+
+
+def _wait(job: object) -> Result:
+    """Wait for a job; a bar appears only if it takes longer than a blink."""
+    started = time.monotonic()
+    bar = None
+    space = st.empty()
+    while not job.done():  # type: ignore[attr-defined]
+        time.sleep(0.03)
+        if time.monotonic() - started > 0.25:
+            stage, fraction = job.progress  # type: ignore[attr-defined]
+            position = job.position  # type: ignore[attr-defined]
+            words = t("shell.queued", position=position) if position else stage
+            bar = bar or space.progress(0.0, text=t("shell.starting"))
+            bar.progress(min(max(fraction, 0.0), 1.0), text=words or t("shell.starting"))
+    space.empty()
+    return job.result(0)  # type: ignore[attr-defined]
+
+
+# ---------------------------------------------------------------- exports
+
+
+def downloads(
+    files: Mapping[str, tuple[str, str, Callable[[], bytes]]], *, key: str, label: str | None = None
+) -> None:
+    """A row of download buttons: ``{button label: (file name, mime type, make bytes)}``.
+
+    The bytes are made when the button is pressed, not before.
+    """
+    with st.container(horizontal=True, vertical_alignment="center", key=f"downloads_{key}"):
+        st.caption(label or t("shell.take_away"), width="content")
+        for caption, (name, mime, make) in files.items():
+            st.download_button(
+                caption,
+                data=make,
+                file_name=name,
+                mime=mime,
+                key=f"_download_{key}_{name}",
+                on_click="ignore",
+                type="tertiary",
+                icon=":material/download:",
+            )

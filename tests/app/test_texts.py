@@ -1,0 +1,105 @@
+"""Every text exists in both languages, with the same placeholders, and is used."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from crossfuse.ui.text import LANGUAGES, TEXTS, page_texts, parse, placeholders, text
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = [ROOT / "app.py", *sorted((ROOT / "pages").glob("*.py"))]
+SOURCES += sorted((ROOT / "crossfuse" / "ui").rglob("*.py"))
+PAGES = sorted(path.stem for path in (TEXTS / "en").glob("*.md"))
+
+
+def all_keys() -> dict[str, str]:
+    return {f"{page}.{key}": body for page in PAGES for key, body in page_texts(page, "en").items()}
+
+
+def calls_of_t() -> list[tuple[str, re.Pattern[str], set[str] | None]]:
+    """(place, pattern of the key, names of the fills or None if not decidable)."""
+    found = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+                continue
+            if node.func.id != "t" or not node.args:
+                continue
+            key, place = node.args[0], f"{path.name}:{node.lineno}"
+            names = {word.arg for word in node.keywords}
+            fills = None if None in names else {name for name in names if name}
+            if isinstance(key, ast.Constant):
+                found.append((place, re.compile(re.escape(key.value)), fills))
+            elif isinstance(key, ast.JoinedStr):
+                parts = [
+                    re.escape(part.value) if isinstance(part, ast.Constant) else ".+"
+                    for part in key.values
+                ]
+                found.append((place, re.compile("".join(parts)), fills))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_languages_hold_the_same_keys_and_placeholders(page: str) -> None:
+    english = page_texts(page, "en")
+    for language in LANGUAGES:
+        other = page_texts(page, language)
+        assert other.keys() == english.keys()
+        for key, body in english.items():
+            assert placeholders(other[key]) == placeholders(body), f"{page}.{key} in {language}"
+
+
+def test_no_language_has_a_page_of_its_own() -> None:
+    for language in LANGUAGES:
+        assert sorted(path.stem for path in (TEXTS / language).glob("*.md")) == PAGES
+
+
+def test_every_key_asked_for_exists_with_its_placeholders() -> None:
+    keys = all_keys()
+    for place, pattern, fills in calls_of_t():
+        hits = [key for key in keys if pattern.fullmatch(key)]
+        assert hits, f"{place} asks for {pattern.pattern}, which no text file holds"
+        if fills is not None and len(hits) == 1:
+            assert fills == placeholders(keys[hits[0]]), f"{place}: fills of {hits[0]}"
+
+
+def test_no_key_is_unused() -> None:
+    patterns = [pattern for _, pattern, _ in calls_of_t()]
+    words = " ".join(path.read_text(encoding="utf-8") for path in SOURCES)
+    unused = [
+        key
+        for key in all_keys()
+        if not any(p.fullmatch(key) for p in patterns) and f'"{key}"' not in words
+    ]
+    assert not unused
+
+
+def test_chinese_is_chinese() -> None:
+    for page in PAGES:
+        for key, body in page_texts(page, "zh").items():
+            prose = re.sub(r"\$[^$]*\$|`[^`]*`|https?://\S+|\{\{.*?\}\}", "", body)
+            if re.search("[A-Za-z]{3,} [a-z]{3,} [a-z]{3,} [a-z]{3,} [a-z]{3,}", prose):
+                assert re.search("[\u4e00-\u9fff]", prose), f"{page}.{key} is not translated"
+
+
+def test_fills_leave_latex_alone() -> None:
+    body = parse("remark\n\n## sum\n$\\frac{1}{n} = {{value}}$\n")["sum"]
+    assert placeholders(body) == {"value"}
+    assert body.startswith("$\\frac{1}{n}")
+
+
+@pytest.mark.parametrize("source", ["## a\nx\n## a\ny", "## a\n\n## b\nx"])
+def test_broken_files_are_refused(source: str) -> None:
+    with pytest.raises(ValueError, match="text key 'a'"):
+        parse(source)
+
+
+def test_wrong_fills_are_refused() -> None:
+    with pytest.raises(KeyError, match="placeholders"):
+        text("shell.too_large", "en", name="x")
+    with pytest.raises(KeyError):
+        text("shell.no_such_text", "en")
