@@ -4,6 +4,18 @@ Importing this package imports neither torch nor Streamlit.
 """
 
 from crossfuse.engine.context import Cancelled, Context
+from crossfuse.engine.embedded import EmbeddedEngine
+from crossfuse.engine.interface import Engine, Job, PipelineError, Statistics
 from crossfuse.engine.messages import Request, Result
 
-__all__ = ["Cancelled", "Context", "Request", "Result"]
+__all__ = [
+    "Cancelled",
+    "Context",
+    "EmbeddedEngine",
+    "Engine",
+    "Job",
+    "PipelineError",
+    "Request",
+    "Result",
+    "Statistics",
+]

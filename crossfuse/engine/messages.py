@@ -83,6 +83,12 @@ class Result:
             _require_plain(value, f"outputs[{key!r}]")
         object.__setattr__(self, "notes", tuple(self.notes))
 
+    def seal(self) -> None:
+        """Make every array read-only, because many users share one result."""
+        _seal(self.outputs)
+        for record in () if self.trace is None else self.trace.maps:
+            _seal((record.weights, record.rows))
+
     @cached_property
     def nbytes(self) -> int:
         """Bytes held by the arrays of this result, trace included."""
@@ -151,6 +157,16 @@ def _require_plain(value: Plain, where: str) -> None:
         value is None or isinstance(value, bool | int | float | complex | str | bytes | np.generic)
     ):
         raise TypeError(_refusal(value, where))
+
+
+def _seal(value: Plain) -> None:
+    if isinstance(value, np.ndarray):
+        value.flags.writeable = False
+    elif isinstance(value, Mapping):
+        _seal(tuple(value.values()))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            _seal(item)
 
 
 def _refusal(value: object, where: str) -> str:
