@@ -225,9 +225,7 @@ class TimeFrequency(Geometry):
         edges = _array(self.band_edges, np.float32, 2, "TimeFrequency.band_edges")
         _expect(len(edges), len(self.bands), "TimeFrequency.band_edges")
         object.__setattr__(self, "band_edges", edges)
-        object.__setattr__(
-            self, "times", _array(self.times, np.float32, 2, "TimeFrequency.times")
-        )
+        object.__setattr__(self, "times", _array(self.times, np.float32, 2, "TimeFrequency.times"))
 
     @cached_property
     def labels(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -75,7 +75,7 @@ class AttentionMap:
         return f"{self.stage}/{self.layer}/{self.direction}"
 
     def row(self, item: int, head: int | None = None) -> np.ndarray | None:
-        """The weights of one query item, (columns,), of one head or their mean; None if not held."""
+        """One query item's weights (columns,), of a head or their mean; None if it is not held."""
         index: int | None = item
         if self.rows is not None:
             found = np.flatnonzero(self.rows == item)
@@ -186,9 +186,7 @@ class Trace:
 
     def with_maps(self, *maps: AttentionMap, **geometries: Geometry) -> Trace:
         """The same trace with further maps (of an explainer, say) and geometries."""
-        return replace(
-            self, maps=self.maps + maps, geometries={**self.geometries, **geometries}
-        )
+        return replace(self, maps=self.maps + maps, geometries={**self.geometries, **geometries})
 
     def save(self, target: str | Path | BinaryIO) -> None:
         """Write one ``.npz`` in the format at the top of this module."""
