@@ -130,6 +130,9 @@ class Trace:
     def __post_init__(self) -> None:
         object.__setattr__(self, "maps", tuple(self.maps))
         object.__setattr__(self, "geometries", dict(self.geometries))
+        for name in self.geometries:
+            if not name or "/" in name:
+                raise CrossfuseError(f"A geometry cannot be called {name!r}: no '/' and not empty.")
         seen: set[str] = set()
         for entry in self.maps:
             if entry.id in seen:

@@ -1,0 +1,125 @@
+"""The models by name. Nothing here imports torch until a model is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crossfuse import weights as weights_module
+from crossfuse.errors import CrossfuseError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """Where the parts of one model are.
+
+    ``module``: "package.module:Class". ``pipeline``: the module that turns a request into a result
+    (``run``, ``add_arguments``, ``request_from_arguments``). ``recipe``: the module with ``train``
+    and ``evaluate``. ``weights``: names under assets/weights, the default first.
+    """
+
+    name: str
+    title: str
+    paper: str
+    module: str
+    pipeline: str
+    recipe: str | None = None
+    weights: tuple[str, ...] = ()
+
+    def model_class(self) -> type[nn.Module]:
+        module, _, name = self.module.partition(":")
+        found: type[nn.Module] = getattr(import_module(module), name)
+        return found
+
+    def pipeline_module(self) -> ModuleType:
+        return import_module(self.pipeline)
+
+    def recipe_module(self) -> ModuleType:
+        if self.recipe is None:
+            raise CrossfuseError(f"The model {self.name!r} has nothing to train or evaluate.")
+        return import_module(self.recipe)
+
+
+MODELS: dict[str, ModelEntry] = {
+    entry.name: entry
+    for entry in (
+        ModelEntry(
+            name="feature_map",
+            title="Cross-attention over 2-D feature maps",
+            paper="building block; Wang et al., Non-local Neural Networks, arXiv 1711.07971",
+            module="crossfuse.models.feature_map:FeatureMapAttention",
+            pipeline="crossfuse.pipelines.feature_map",
+            recipe="crossfuse.training.feature_map",
+            weights=("feature_map",),
+        ),
+    )
+}
+
+
+def entry(name: str) -> ModelEntry:
+    """The entry of that name.
+
+    Raises:
+        CrossfuseError: no such model.
+    """
+    if name not in MODELS:
+        raise CrossfuseError(f"There is no model {name!r}; there are {', '.join(MODELS)}.")
+    return MODELS[name]
+
+
+def config_from_dict(model_class: type[nn.Module], values: dict[str, Any]) -> Any:
+    """The model's frozen config from JSON values (lists become tuples).
+
+    Raises:
+        CrossfuseError: a field that the config does not have.
+    """
+    config_class = model_class.Config  # type: ignore[attr-defined]
+    known = {field.name for field in fields(config_class)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise CrossfuseError(
+            f"{config_class.__name__} has no field {', '.join(unknown)}; the card is of another "
+            "release."
+        )
+    return config_class(**{name: _tuples(value) for name, value in values.items()})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(part) for part in value) if isinstance(value, list) else value
+
+
+def load(
+    name: str, weights: str | None = None, *, folder: Path = weights_module.WEIGHTS
+) -> nn.Module:
+    """A model with its weights, strictly loaded, in eval mode and without parameter gradients.
+
+    A model without any weights (``weights=()``) is built from its default config.
+
+    Raises:
+        CrossfuseError: no such model or weights, or weights of another model.
+    """
+    found = entry(name)
+    model_class = found.model_class()
+    if weights is None and not found.weights:
+        model = model_class(model_class.Config())  # type: ignore[attr-defined]
+    else:
+        chosen = weights or found.weights[0]
+        state, card = weights_module.load_weights(chosen, folder=folder)
+        if card.get("model") != name:
+            raise CrossfuseError(
+                f"The weights {chosen!r} are of {card.get('model')!r}, not of {name!r}."
+            )
+        model = model_class(config_from_dict(model_class, card.get("config", {})))
+        try:
+            model.load_state_dict(state, strict=True)
+        except RuntimeError as error:
+            raise CrossfuseError(f"The weights {chosen!r} do not fit {name!r}: {error}") from error
+    model.eval()
+    return model.requires_grad_(False)
