@@ -348,7 +348,6 @@ def test_models_are_kept_under_their_budget() -> None:
 
 
 def test_warm_up_loads_in_the_background() -> None:
-    pytest.importorskip("torch")
     loading, go_on = threading.Event(), threading.Event()
 
     class Warm(Gated):
@@ -358,22 +357,21 @@ def test_warm_up_loads_in_the_background() -> None:
             context.resource("table", lambda: np.zeros(64, np.uint8))
 
     with engine_of(Warm()) as engine:
-        assert engine.ready
-        engine.warm_up("m")
+        state = engine.warm_up("m")
         assert loading.wait(WAIT)
-        assert not engine.ready
+        assert state.device is not None
+        assert (state.done, state.device[:3]) == (False, "CPU")
         go_on.set()
-        assert engine._warming is not None
-        engine._warming.join(WAIT)
-        assert engine.ready
+        assert state.wait(WAIT)
+        assert (state.done, state.error) == (True, None)
         assert engine.statistics().model_bytes == 64
 
 
-def test_a_failed_warm_up_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_warm_up_is_told_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     with engine_of({}.__getitem__) as engine:
-        engine.warm_up("absent")
-        assert engine._warming is not None
-        engine._warming.join(WAIT)
+        state = engine.warm_up("absent")
+        assert state.wait(WAIT)
+        assert isinstance(state.error, KeyError)
     assert "warm-up of 'absent' failed" in caplog.text
 
 

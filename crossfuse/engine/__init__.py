@@ -5,7 +5,7 @@ Importing this package imports neither torch nor Streamlit.
 
 from crossfuse.engine.context import Cancelled, Context
 from crossfuse.engine.embedded import EmbeddedEngine
-from crossfuse.engine.interface import Engine, Job, PipelineError, Statistics
+from crossfuse.engine.interface import Engine, Job, PipelineError, Statistics, WarmUp
 from crossfuse.engine.messages import Request, Result
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "Request",
     "Result",
     "Statistics",
+    "WarmUp",
 ]

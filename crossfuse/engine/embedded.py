@@ -16,10 +16,10 @@ from typing import Any
 from crossfuse.engine.cache import ResultCache
 from crossfuse.engine.context import Cancelled, Context
 from crossfuse.engine.fair_queue import FairQueue
-from crossfuse.engine.interface import Engine, Job, Statistics, call_back, failure
+from crossfuse.engine.interface import Engine, Job, Statistics, WarmUp, call_back, failure
 from crossfuse.engine.ladder import answer
 from crossfuse.engine.messages import Request, Result, content_digest
-from crossfuse.engine.resources import available_cores, available_memory
+from crossfuse.engine.resources import available_cores, available_memory, device_title
 from crossfuse.engine.store import Store
 from crossfuse.errors import CrossfuseError
 
@@ -81,7 +81,6 @@ class EmbeddedEngine(Engine):
         self._changed = threading.Condition(threading.RLock())
         self._running: dict[str, Run] = {}
         self._workers: list[threading.Thread] = []
-        self._warming: threading.Thread | None = None
         self._closed = False
         self._counts: Counter[str] = Counter()
         self._waits: deque[float] = deque(maxlen=4096)
@@ -116,16 +115,12 @@ class EmbeddedEngine(Engine):
         self._call_back()
         return job
 
-    def warm_up(self, model: str | None = None) -> None:
-        with self._changed:
-            self._warming = threading.Thread(
-                target=self._warm_up, args=(model,), name="engine-warm-up", daemon=True
-            )
-            self._warming.start()
-
-    @property
-    def ready(self) -> bool:
-        return self._warming is None or not self._warming.is_alive()
+    def warm_up(self, model: str | None = None) -> WarmUp:
+        state = WarmUp()
+        threading.Thread(
+            target=self._warm_up, args=(model, state), name="engine-warm-up", daemon=True
+        ).start()
+        return state
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -244,20 +239,23 @@ class EmbeddedEngine(Engine):
                 return
             call_back(*call)
 
-    def _warm_up(self, model: str | None) -> None:
+    def _warm_up(self, model: str | None, state: WarmUp) -> None:
         try:
-            device = self.devices[0]
+            state.device = device_title(self.devices[0])
             self._share_cores()
             if model is not None:
                 pipeline = self._resolve(model)
-                with Context(device, store=self.store) as context:
+                with Context(self.devices[0], store=self.store) as context:
                     if hasattr(pipeline, "warm_up"):
                         pipeline.warm_up(context)
                     else:
                         context.model(model)
-        except Exception:
+        except Exception as error:
             # The first request meets the same fault and reports it to whoever asked.
             log.exception("the warm-up of %r failed", model)
+            state.end(error.with_traceback(None))
+        else:
+            state.end()
 
     def _share_cores(self) -> None:
         torch = sys.modules.get("torch")

@@ -83,13 +83,17 @@ class Job:
 
     def exception(self, timeout: float | None = None) -> Exception | None:
         """What :meth:`result` would raise, or None; waits like it."""
-        if not self._done.wait(timeout):
+        if not self.wait(timeout):
             raise TimeoutError(f"no answer within {timeout:g} s")
         return self._error
 
     def done(self) -> bool:
         """True once there is an answer or an error."""
         return self._done.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until done; False if ``timeout`` seconds were not enough."""
+        return self._done.wait(timeout)
 
     @property
     def progress(self) -> tuple[str, float]:
@@ -150,6 +154,27 @@ def call_back(job: Job, callbacks: list[Callable[[Job], object]]) -> None:
             log.exception("a callback of a finished job failed")
 
 
+class WarmUp:
+    """What a warm-up has reached. ``device``: the name of the first device, once known."""
+
+    def __init__(self) -> None:
+        self.device: str | None = None
+        self.error: Exception | None = None
+        self._done = threading.Event()
+
+    @property
+    def done(self) -> bool:
+        return self._done.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended; False if ``timeout`` seconds were not enough."""
+        return self._done.wait(timeout)
+
+    def end(self, error: Exception | None = None) -> None:
+        self.error = error
+        self._done.set()
+
+
 class Engine(ABC):
     """Takes requests, gives jobs. Safe to share between all sessions of a process."""
 
@@ -162,13 +187,8 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def warm_up(self, model: str | None = None) -> None:
-        """Load what the first request needs, in the background; returns at once."""
-
-    @property
-    @abstractmethod
-    def ready(self) -> bool:
-        """True once the last warm-up has ended (or none was asked for)."""
+    def warm_up(self, model: str | None = None) -> WarmUp:
+        """Load torch and what the first request to ``model`` needs, in the background."""
 
     @property
     @abstractmethod

@@ -30,6 +30,15 @@ def available_memory() -> int:
     return min(total, int(limit)) if limit.isdigit() else total
 
 
+def device_title(device: str) -> str:
+    """How people call a torch device: the name of the accelerator, or the CPU and its cores."""
+    if device == "cpu":
+        return f"CPU × {available_cores()}"
+    import torch
+
+    return str(torch.cuda.get_device_name(device))
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """True for MemoryError, torch's own type, and the RuntimeErrors of CPU allocators."""
     torch = sys.modules.get("torch")

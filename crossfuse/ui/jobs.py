@@ -1,60 +1,102 @@
-"""Background work of the app: the warm-up behind the first paint, and the shared engine.
+"""Asking the engine from a page: one shared engine, and what a place on a page waits for.
 
-Nothing heavy (torch, models) is imported before the first page is on the screen; a daemon thread
-does it afterwards. The thread makes no Streamlit call.
+Nothing heavy (torch, models) is imported before the first page is on the screen.
 """
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from crossfuse.ui.text import current_language, page_texts, t
+
 if TYPE_CHECKING:
-    from crossfuse.engine import Engine
+    from streamlit.delta_generator import DeltaGenerator
+
+    from crossfuse.engine import Engine, Job, Request, Result, WarmUp
+
+BLINK = 0.25  # seconds: what takes no longer shows no progress bar
+LOOK = 0.1  # seconds between two looks at a running job
 
 
 @st.cache_resource(show_spinner=False)
 def get_engine() -> Engine:
     """The one engine of this process, shared by all sessions."""
-    from crossfuse.engine import Engine
+    from crossfuse.engine import EmbeddedEngine
 
-    return Engine()
-
-
-class WarmUp:
-    """Imports torch behind the first paint.
-
-    ``device`` is None while it runs, then the name of the device; ``error`` holds what went wrong.
-    """
-
-    def __init__(self) -> None:
-        self.device: str | None = None
-        self.error: Exception | None = None
-        threading.Thread(target=self._run, name="warm-up", daemon=True).start()
-
-    @property
-    def done(self) -> bool:
-        return self.device is not None or self.error is not None
-
-    def _run(self) -> None:
-        try:
-            self.device = _device_name()
-        except Exception as error:  # shown by the badge; a thread has nobody else to tell
-            self.error = error
-
-
-def _device_name() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name(0)
-    torch.zeros(8, 8) @ torch.zeros(8, 8)
-    return f"CPU × {torch.get_num_threads()}"
+    return EmbeddedEngine()
 
 
 @st.cache_resource(show_spinner=False)
 def warm_up() -> WarmUp:
-    """Start the warm-up once per process."""
-    return WarmUp()
+    """Import torch behind the first paint, once per process."""
+    return get_engine().warm_up()
+
+
+class Asking:
+    """What one place on a page has asked last, over reruns of the script.
+
+    ``result`` is the last good answer, whatever has happened since.
+    """
+
+    def __init__(self) -> None:
+        self.job: Job | None = None
+        self.result: Result | None = None
+        self._answered = ""
+
+    def answer(self, request: Request, space: DeltaGenerator, key: str) -> Result:
+        """The answer to the request; waits for it, with progress in ``space``.
+
+        A rerun of the script with the same request goes on waiting for the same job, and meets
+        the same error or cancellation again until :meth:`forget` is called.
+
+        Raises:
+            CrossfuseError, Cancelled, PipelineError: as :meth:`crossfuse.engine.Job.result`.
+        """
+        if self.result is not None and self._answered == request.digest:
+            return self.result
+        if self.job is None or self.job.request.digest != request.digest:
+            # The engine itself replaces what this page asked before.
+            self.job = get_engine().submit(request)
+        wait(self.job, space, key)
+        self.result = self.job.result(0)
+        self._answered = request.digest
+        self.job = None
+        return self.result
+
+    def forget(self) -> None:
+        """Ask anew next time, after an error or a cancellation."""
+        self.job = None
+
+
+def asking(place: str) -> Asking:
+    """What the place of that name, in this session, has asked last."""
+    return st.session_state.setdefault(f"_asking_{place}", Asking())
+
+
+def wait(job: Job, space: DeltaGenerator, key: str) -> None:
+    """Wait until the job is done; a bar and a cancel button appear if it takes longer than a blink.
+
+    Every look draws the bar, which lets Streamlit stop the script when the reader changes
+    something; the job goes on until a newer request replaces it.
+    """
+    if job.wait(BLINK):
+        return
+    row = space.container(horizontal=True, vertical_alignment="center", key=f"waiting_{key}")
+    bar = row.progress(0.0, text=t("shell.starting"))
+    row.button(
+        t("shell.cancel"), key=f"_cancel_{key}", on_click=job.cancel, icon=":material/close:"
+    )
+    while not job.wait(LOOK):
+        label, fraction = job.progress
+        position = job.position
+        text = t("shell.queued", position=position) if position else stage_words(label)
+        bar.progress(fraction, text=text)
+    space.empty()
+
+
+def stage_words(label: str) -> str:
+    """The label of a pipeline's stage in the reader's language, where ``stages.md`` has it."""
+    key = "_".join(label.lower().split())
+    return t(f"stages.{key}") if key in page_texts("stages", current_language()) else label

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 import unicodedata
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from crossfuse.errors import CrossfuseError
-from crossfuse.ui.jobs import get_engine, warm_up
+from crossfuse.ui.jobs import asking, warm_up
 from crossfuse.ui.state import choose
 from crossfuse.ui.text import LANGUAGES, t
 
@@ -208,41 +207,26 @@ def run_job(request: Request, *, slot: str | None = None) -> Result | None:
 
     The answer of an unchanged request is kept for the session. On failure the reason is shown and
     the last good answer of the same ``slot`` (default: the page of the request) is returned, or
-    None if there was none. A change of inputs while a request runs cancels it: latest wins.
+    None if there was none. A changed request replaces one that still runs: latest wins. Two
+    requests of one page need different ``page`` values (``"primer/photos"``) to live side by side.
     """
-    place = f"_job_{slot or request.page or request.model}"
-    digest = request.digest
-    held: tuple[str, Result] | None = st.session_state.get(place)
-    if held is not None and held[0] == digest:
-        return held[1]
-    job = get_engine().submit(request)
+    from crossfuse.engine import Cancelled, PipelineError
+
+    place = slot or request.page or request.model
+    held = asking(place)
     try:
-        result = _wait(job)
+        return held.answer(request, st.empty(), place)
     except CrossfuseError as error:
         show_error(error)
-        return held[1] if held is not None else None
-    finally:
-        if not job.done():  # the script was stopped: the reader has moved on
-            job.cancel()
-    st.session_state[place] = (digest, result)
-    return result
-
-
-def _wait(job: object) -> Result:
-    """Wait for a job; a bar appears only if it takes longer than a blink."""
-    started = time.monotonic()
-    bar = None
-    space = st.empty()
-    while not job.done():  # type: ignore[attr-defined]
-        time.sleep(0.03)
-        if time.monotonic() - started > 0.25:
-            stage, fraction = job.progress  # type: ignore[attr-defined]
-            position = job.position  # type: ignore[attr-defined]
-            words = t("shell.queued", position=position) if position else stage
-            bar = bar or space.progress(0.0, text=t("shell.starting"))
-            bar.progress(min(max(fraction, 0.0), 1.0), text=words or t("shell.starting"))
-    space.empty()
-    return job.result(0)  # type: ignore[attr-defined]
+    except Cancelled:
+        st.caption(f":material/cancel: {t('shell.cancelled')}")
+    except PipelineError:  # the engine has logged its traceback
+        with st.container(border=True, key=f"fault_{place}"):
+            st.markdown(f":red[:material/error:] **{t('shell.unexpected')}**")
+    st.button(
+        t("shell.again"), key=f"_again_{place}", on_click=held.forget, icon=":material/refresh:"
+    )
+    return held.result
 
 
 # ---------------------------------------------------------------- exports
