@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from crossfuse.engine import Cancelled, Context, EmbeddedEngine, PipelineError, Request, Result
+from crossfuse.engine.embedded import weights_fingerprint
 from crossfuse.errors import CrossfuseError
 
 WAIT = 20.0  # seconds until a test that hangs gives up; nothing here waits for time to pass
@@ -391,3 +392,21 @@ def test_closing_ends_everything() -> None:
         assert not closing.is_alive()
         with pytest.raises(CrossfuseError, match="closed"):
             engine.submit(ask(2))
+
+
+def test_the_registry_names_pipelines_and_weights() -> None:
+    fingerprint = weights_fingerprint("feature_map")
+    assert fingerprint == weights_fingerprint("feature_map")
+    with EmbeddedEngine(("cpu",)) as engine, pytest.raises(CrossfuseError, match="no model 'x'"):
+        engine.submit(Request("x"))
+
+
+def test_devices_are_those_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setenv("CROSSFUSE_DEVICE", "cpu")
+    assert EmbeddedEngine().devices == ("cpu",)
+    monkeypatch.setenv("CROSSFUSE_DEVICE", "cuda:1")
+    assert EmbeddedEngine().devices == ("cuda:1",)
+    monkeypatch.setenv("CROSSFUSE_DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert EmbeddedEngine().devices == ("cuda:0", "cuda:1")

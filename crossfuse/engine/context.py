@@ -47,9 +47,9 @@ class Context:
     def device(self) -> str:
         """Name of the torch device to compute on, such as ``"cpu"`` or ``"cuda:0"``."""
         if self._device is None:
-            import torch
+            from crossfuse.device import best_device
 
-            self._device = "cuda" if torch.cuda.is_available() else "cpu"
+            self._device = str(best_device())
         return self._device
 
     def model(self, name: str, weights: str | None = None) -> nn.Module:

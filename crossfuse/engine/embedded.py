@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import sys
 import threading
@@ -40,7 +39,7 @@ class EmbeddedEngine(Engine):
     """Runs pipelines on worker threads of this process.
 
     Args:
-        devices: torch device names, one worker each; None: every CUDA device, else the CPU.
+        devices: torch device names, one worker each; None: every CUDA device, else the best one.
         resolve: model name -> pipeline module, with ``run(request, context) -> Result`` and, where
             same-shaped requests are faster together, ``run_batch(requests, context)`` that returns
             a Result or an Exception for each request. It may have ``warm_up(context)``.
@@ -127,8 +126,12 @@ class EmbeddedEngine(Engine):
         if self._devices is None:
             import torch
 
-            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-            self._devices = tuple(f"cuda:{i}" for i in range(count)) or ("cpu",)
+            from crossfuse.device import best_device
+
+            best = best_device()
+            every = best.type == "cuda" and best.index is None
+            count = torch.cuda.device_count() if every else 0
+            self._devices = tuple(f"cuda:{i}" for i in range(count)) or (str(best),)
         return self._devices
 
     def statistics(self) -> Statistics:
@@ -347,15 +350,16 @@ def registered_pipeline(model: str) -> Any:
     """The module that the registry names as the pipeline of a model."""
     from crossfuse import registry
 
-    return importlib.import_module(registry.entry(model).pipeline)
+    return registry.entry(model).pipeline_module()
 
 
 def weights_fingerprint(model: str) -> str:
     """A text that changes with any of the model's registered weights."""
     from crossfuse import registry, weights
 
-    cards = {name: weights.card(name)["sha256"] for name in registry.entry(model).weights}
-    return content_digest(cards)
+    present = weights.names()
+    names = [name for name in registry.entry(model).weights if name in present]
+    return content_digest({name: weights.card(name)["sha256"] for name in names})
 
 
 def _quantile(values: deque[float], share: float) -> float:

@@ -32,11 +32,11 @@ def available_memory() -> int:
 
 def device_title(device: str) -> str:
     """How people call a torch device: the name of the accelerator, or the CPU and its cores."""
-    if device == "cpu":
-        return f"CPU × {available_cores()}"
-    import torch
+    if device.startswith("cuda"):
+        import torch
 
-    return str(torch.cuda.get_device_name(device))
+        return str(torch.cuda.get_device_name(device))
+    return f"{device.upper()} × {available_cores()}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
