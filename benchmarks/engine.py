@@ -1,0 +1,182 @@
+"""Many users at once on the embedded engine: are all answers right, how long do they wait?
+
+    python benchmarks/engine.py --users 20 --seconds 60
+
+Every simulated user asks from a pool of questions of their own (and some that all share) without
+a pause, now and then changing their mind before the answer is there. Each answer is compared with
+the one computed beforehand without an engine. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import threading
+import time
+from collections import Counter
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import psutil
+
+from crossfuse.engine import Cancelled, Context, EmbeddedEngine, Job, Request, Result
+
+TOLERANCE = 1e-4  # a batch or another number of threads sums in another order
+OWN, SHARED = 4, 4  # questions of each user, questions of all
+Answer = dict[str, np.ndarray]
+
+
+def run_attention(request: Request, context: Context) -> Result:
+    """A stand-in of one attention block: 8 heads x 64 over two grids of 14 x 14."""
+    import torch
+
+    from crossfuse.attention import Want, attend
+
+    context.stage("projecting", 0.2)
+    q, k, v = torch.tensor(request.inputs["qkv"])
+    context.stage("attending", 0.5)
+    attended = attend(q[None], k[None], v[None], want=Want.everything())
+    assert attended.weights is not None
+    return Result(outputs={"map": attended.weights[0].numpy(), "out": attended.output[0].numpy()})
+
+
+def question(seed: int) -> Request:
+    rng = np.random.default_rng(seed)
+    qkv = rng.standard_normal((3, 8, 196, 64)).astype(np.float32)
+    return Request("attention", {"qkv": qkv})
+
+
+def arrays_of(result: Result) -> Answer:
+    """Every array of a result by name: its outputs and the maps of its trace."""
+    found = {k: v for k, v in result.outputs.items() if isinstance(v, np.ndarray)}
+    for record in () if result.trace is None else result.trace.maps:
+        found[record.id] = record.weights
+    return found
+
+
+def agrees(result: Result, wanted: Answer) -> bool:
+    got = arrays_of(result)
+    return got.keys() == wanted.keys() and all(
+        got[name].shape == array.shape and np.allclose(got[name], array, atol=TOLERANCE)
+        for name, array in wanted.items()
+    )
+
+
+class User:
+    """Clicks without a pause until the time is over."""
+
+    def __init__(self, name: int, engine: EmbeddedEngine, pool: list[tuple[Request, Answer]]):
+        self.name, self.engine, self.pool = f"user {name}", engine, pool
+        self.rng = np.random.default_rng(name)
+        self.counts: Counter[str] = Counter()
+        self.seconds: list[float] = []
+        self.errors: list[str] = []
+
+    def ask(self) -> tuple[Job, Answer]:
+        request, wanted = self.pool[self.rng.integers(len(self.pool))]
+        asked = Request(request.model, request.inputs, request.options, self.name, "page")
+        return self.engine.submit(asked), wanted
+
+    def click(self) -> None:
+        job, wanted = self.ask()
+        if self.rng.random() < 0.2:  # the reader moves on before the answer is there
+            first, first_wanted = job, wanted
+            job, wanted = self.ask()
+            try:
+                self.counts["wrong"] += not agrees(first.result(60), first_wanted)
+            except Cancelled:
+                self.counts["replaced"] += 1
+        result = job.result(60)
+        self.seconds.append(time.perf_counter() - job.submitted)
+        self.counts["answers"] += 1
+        self.counts["wrong"] += not agrees(result, wanted)
+
+    def live(self, until: float) -> None:
+        while time.perf_counter() < until:
+            try:
+                self.click()
+            except Exception as error:
+                self.errors.append(f"{type(error).__name__}: {error}")
+
+
+def load(people: list[User], seconds: float) -> list[float]:
+    """Let everybody click; returns the resident memory in MB, sampled over the time."""
+    process, resident = psutil.Process(), []
+    until = time.perf_counter() + seconds
+    running = [threading.Thread(target=user.live, args=(until,)) for user in people]
+    for thread in running:
+        thread.start()
+    while time.perf_counter() < until:
+        time.sleep(min(1.0, seconds / 20))
+        resident.append(process.memory_info().rss / 2**20)
+    for thread in running:
+        thread.join()
+    return resident
+
+
+def measure(users: int, seconds: float, cache_mb: float, threads: int | None) -> dict[str, Any]:
+    """Run the load and report it under telling keys."""
+    import torch
+
+    pipeline = SimpleNamespace(run=run_attention)
+
+    def with_answer(seed: int) -> tuple[Request, Answer]:
+        request = question(seed)
+        return request, arrays_of(pipeline.run(request, Context("cpu")))
+
+    shared = [with_answer(seed) for seed in range(SHARED)]
+    engine = EmbeddedEngine(
+        ("cpu",),
+        resolve=lambda _: pipeline,
+        fingerprint=lambda model: model,
+        cache_bytes=int(cache_mb * 2**20),
+        threads=threads,
+    )
+    people = []
+    for name in range(users):
+        own = [with_answer(SHARED + name * OWN + i) for i in range(OWN)]
+        people.append(User(name, engine, shared + own))
+    with engine:
+        resident = load(people, seconds)
+        statistics = engine.statistics()
+    counts = sum((user.counts for user in people), Counter())
+    errors = [error for user in people for error in user.errors]
+    waits = [s for user in people for s in user.seconds]
+    answers = [user.counts["answers"] for user in people]
+    settled = resident[len(resident) // 4]
+    return {
+        "users": users,
+        "seconds": seconds,
+        "errors": len(errors),
+        "wrong_results": counts["wrong"],
+        "answers": sum(answers),
+        "answers_per_second": round(sum(answers) / seconds, 1),
+        "answers_of_a_user": {"fewest": min(answers), "most": max(answers)},
+        "replaced": counts["replaced"],
+        "click_to_answer_s": {
+            "p50": round(float(np.quantile(waits, 0.50)), 4),
+            "p95": round(float(np.quantile(waits, 0.95)), 4),
+        },
+        "resident_mb": {"settled": round(settled, 1), "end": round(resident[-1], 1)},
+        "resident_growth": round(resident[-1] / settled - 1, 4),
+        "engine": {name: round(value, 4) for name, value in asdict(statistics).items()},
+        "first_errors": sorted(set(errors))[:3],
+        "host": f"{platform.machine()}, {psutil.cpu_count()} cores, torch {torch.__version__}",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--users", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--cache-mb", type=float, default=0.0, help="0: every answer is computed")
+    parser.add_argument("--threads", type=int, default=None, help="torch threads of the worker")
+    args = parser.parse_args()
+    print(json.dumps(measure(args.users, args.seconds, args.cache_mb, args.threads), indent=2))
+
+
+if __name__ == "__main__":
+    main()
