@@ -7,26 +7,34 @@ and ``idea`` (one sentence) in ``assets/texts/<language>/<name>.md``, and one li
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import streamlit as st
 
 from crossfuse.ui.text import t
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @dataclass(frozen=True)
 class PageEntry:
-    """One page: ``pages/<name>.py``, served under ``/<name>``, with a Material icon."""
+    """One page: ``pages/<name>.py``, served under ``/<name>``; a Material icon for its card.
+
+    The navigation bar shows no icons: Streamlit would fetch the page's icon for the browser tab
+    from the network.
+    """
 
     name: str
     icon: str
 
     @property
-    def script(self) -> str:
-        return f"pages/{self.name}.py"
+    def script(self) -> Path:
+        return ROOT / "pages" / f"{self.name}.py"
 
 
 PAGES: tuple[PageEntry, ...] = (
     PageEntry("home", "home"),
+    PageEntry("primer", "school"),
     PageEntry("about", "info"),
 )
 
@@ -38,7 +46,6 @@ def build_navigation() -> object:
             st.Page(
                 entry.script,
                 title=t(f"{entry.name}.title"),
-                icon=f":material/{entry.icon}:",
                 url_path=None if entry.name == "home" else entry.name,
                 default=entry.name == "home",
             )

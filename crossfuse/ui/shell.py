@@ -15,6 +15,7 @@ import streamlit as st
 
 from crossfuse.errors import CrossfuseError
 from crossfuse.ui.jobs import asking, warm_up
+from crossfuse.ui.navigation import build_navigation
 from crossfuse.ui.state import choose
 from crossfuse.ui.text import LANGUAGES, t
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 LOG = logging.getLogger("crossfuse.ui")
+FRAMED = "_framed"  # set once the entry script has run in this session
 
 
 # ---------------------------------------------------------------- frame of the app
@@ -30,6 +32,7 @@ LOG = logging.getLogger("crossfuse.ui")
 
 def style() -> None:
     """Page settings, logo and the few rules of style that the theme cannot say."""
+    st.session_state[FRAMED] = True
     st.set_page_config(
         page_title="crossfuse", page_icon=str(ASSETS / "logo_icon.svg"), layout="wide"
     )
@@ -77,7 +80,16 @@ def _badge(waited: bool) -> None:
 
 
 def page_header(name: str) -> None:
-    """Title and the one idea of a page: the texts ``<name>.heading`` and ``<name>.idea``."""
+    """Title and the one idea of a page: the texts ``<name>.heading`` and ``<name>.idea``.
+
+    Call it first. Until some session has declared a navigation, a server takes the folder
+    ``pages/`` for its old automatic pages: a link to a page then runs that page without the
+    entry script. Here the navigation is declared after all and the script run again.
+    """
+    if FRAMED not in st.session_state:
+        st.session_state[FRAMED] = True
+        build_navigation()
+        st.rerun()
     st.title(t(f"{name}.heading"), anchor=False)
     st.markdown(t(f"{name}.idea"))
 

@@ -79,3 +79,33 @@ def choose(
     value = value if value in options else initial
     _write_to_url(key, value, initial)
     return value
+
+
+def choose_several(
+    label: str,
+    options: Sequence[str],
+    *,
+    key: str,
+    format_func: Callable[[str], str] = str,
+    help: str | None = None,
+) -> tuple[str, ...]:
+    """Any number of options, bound to ``?key=one.two`` and kept over page changes.
+
+    Options must not contain a full stop. None is chosen at first.
+    """
+    asked = st.query_params.get(key)
+    if asked is not None and asked != st.session_state.get(f"_url_{key}"):
+        st.session_state[key] = [name for name in asked.split(".") if name in options]
+        st.session_state[f"_url_{key}"] = asked
+    value = st.pills(
+        label,
+        list(options),
+        selection_mode="multi",
+        key=key,
+        format_func=format_func,
+        help=help,
+        persist_state="session",
+    )
+    chosen = tuple(name for name in options if name in value)
+    _write_to_url(key, ".".join(chosen), "")
+    return chosen

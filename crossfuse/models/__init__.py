@@ -1,0 +1,1 @@
+"""One paper a file: each model reads from top to bottom."""

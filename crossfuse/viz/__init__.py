@@ -1,0 +1,1 @@
+"""Figures of attention maps: colours, Plotly charts, Matplotlib export. No Streamlit here."""
