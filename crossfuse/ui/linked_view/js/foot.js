@@ -1,0 +1,168 @@
+// The lines below the panels: what is lit, in words, and the colour bar with its scale.
+
+import { el, clear } from "./dom.js";
+import { formatTimes, formatWeight } from "./labels.js";
+
+export class Foot {
+  constructor(view) {
+    this.view = view;
+    this.says = el("div", "says");
+    this.state = el("span", "pin-state");
+    this.live = el("div", "sr");
+    this.live.setAttribute("aria-live", "polite");
+    this.unit = el("span", "unit");
+    this.ramp = el("div", "ramp");
+    this.ticks = el("div", "ticks");
+    this.element = el("div", "foot",
+      el("div", "story", this.says, this.state),
+      el("div", "legend", this.unit, el("div", "ramp-box", this.ramp, this.ticks)), this.live);
+  }
+
+  update() { this.drawn = null; }
+
+  announce() { this.speakNow = true; }
+
+  paint() {
+    const lines = this.lines();
+    const text = lines.map((line) => line.map((piece) => piece.text).join("")).join(" ");
+    if (text !== this.text) {
+      this.text = text;
+      clear(this.says);
+      for (const line of lines) {
+        const row = el("p");
+        for (const piece of line) row.append(piece.strong ? el("strong", "", piece.text) : piece.text);
+        this.says.append(row);
+      }
+      // Speech follows with a little delay, so that a sweep over cells is not read out cell by cell.
+      clearTimeout(this.timer);
+      this.timer = setTimeout(() => { this.live.textContent = text; }, this.speakNow ? 0 : 350);
+      this.speakNow = false;
+    }
+    const { state, t } = this.view;
+    const pin = state.pinned ? t("pinned") : t("hint");
+    if (this.state.textContent !== pin) this.state.textContent = pin;
+    this.state.dataset.pinned = String(Boolean(state.pinned));
+    this.paintLegend();
+  }
+
+  /** Sentences with {{placeholders}} set in bold: [[{text, strong}]]. */
+  sentence(key, values) {
+    const pieces = [];
+    let at = 0;
+    const text = this.view.t(key);
+    for (const match of text.matchAll(/\{\{(\w+)\}\}/g)) {
+      if (match.index > at) pieces.push({ text: text.slice(at, match.index) });
+      const strong = match[1] === "source" || match[1] === "target" || match[1] === "weight";
+      pieces.push({ text: String(values[match[1]] ?? match[0]), strong });
+      at = match.index + match[0].length;
+    }
+    pieces.push({ text: text.slice(at) });
+    return pieces.filter((piece) => piece.text);
+  }
+
+  lines() {
+    const { state, t } = this.view;
+    const { source } = state;
+    if (!source) return [[{ text: t("nothing") }]];
+    const name = state.label(source.geometry, source.item);
+    const links = distinct(state.links);
+    if (!links.length) {
+      const missing = this.view.panels.some((p) => p.picture?.missing);
+      return [this.sentence(missing ? "readout_missing" : "readout_alone", { source: name })];
+    }
+    const asked = state.read ?? source.partner ?? null;
+    if (asked) {
+      const line = this.valueLine(links, asked, name);
+      if (line) return [line];
+    }
+    return links.slice(0, 3).map((link) => this.summary(link, name, links.length > 1));
+  }
+
+  /** The weight between the shown item and the one under the pointer. */
+  valueLine(links, asked, name) {
+    const { state } = this.view;
+    const target = asked.partner ?? asked;
+    const link = links.find(
+      ({ map, reading }) => (reading === "row" ? map.key : map.query) === target.geometry);
+    if (!link) return null;
+    const weight = link.weights[target.item];
+    const other = state.label(target.geometry, target.item);
+    const first = link.reading === "row" ? name : other;
+    const second = link.reading === "row" ? other : name;
+    const share = link.map.kind === "attention" || link.map.kind === "grouped";
+    return this.sentence(share ? "readout_value" : "readout_value_plain", {
+      source: first, target: second, weight: formatWeight(weight),
+      times: formatTimes(weight * link.map.columns),
+    });
+  }
+
+  summary(link, name, several) {
+    const { state, t } = this.view;
+    const f = state.facts(link);
+    const share = f.map.kind === "attention" || f.map.kind === "grouped";
+    const key = `readout_${link.reading}${share ? "" : "_plain"}`;
+    const values = {
+      source: name,
+      target: f.best === undefined ? "–" : state.label(f.other, f.best),
+      weight: formatWeight(f.weight), times: formatTimes(f.times),
+      entropy: f.entropy?.toFixed(2), uniform: f.uniform?.toFixed(2),
+      spread: f.uniform ? Math.round((100 * f.entropy) / f.uniform) : "–",
+      sum: formatWeight(f.sum), expected: formatWeight(f.expected),
+    };
+    const pieces = this.sentence(key, values);
+    if (several) {
+      const axis = this.view.bar.name("direction", f.map.direction);
+      pieces.unshift({ text: `${t("readout_of", { map: axis })} ` });
+    }
+    return pieces;
+  }
+
+  paintLegend() {
+    const { state, t } = this.view;
+    const { scale } = state;
+    const signature = JSON.stringify(
+      [scale.lo, scale.hi, scale.signed, scale.dark, scale.mode, scale.uniform, scale.kind, this.view.meta.texts.unit]);
+    if (signature === this.drawn) return;
+    this.drawn = signature;
+    this.unit.textContent = `${this.unitText()} · ${t(`scale_${scale.mode}_said`)}`;
+    this.ramp.style.background = `linear-gradient(90deg, ${scale.gradient().join(",")})`;
+    clear(this.ticks);
+    for (const tick of this.legendTicks()) {
+      const mark = el("span", `tick ${tick.kind}`, el("i"), el("b", "", tick.text));
+      mark.style.left = `${100 * tick.at}%`;
+      this.ticks.append(mark);
+    }
+    this.ramp.setAttribute("role", "img");
+    this.ramp.setAttribute("aria-label", t("legend_label",
+      { low: formatWeight(scale.lo), high: formatWeight(scale.hi), unit: this.unit.textContent }));
+  }
+
+  unitText() {
+    const { t, meta, state } = this.view;
+    return meta.texts[`unit_${state.scale.kind}`] ?? t("unit_other");
+  }
+
+  /** [{at: 0..1, text, kind}] of the colour bar; used by the export too. */
+  legendTicks() {
+    const { scale } = this.view.state;
+    const ticks = [
+      { at: 0, text: formatWeight(scale.lo), kind: "end low" },
+      { at: 1, text: (scale.clipped ? "≥ " : "") + formatWeight(scale.hi), kind: "end high" },
+    ];
+    if (scale.signed) ticks.push({ at: 0.5, text: "0", kind: "zero" });
+    for (const uniform of scale.uniform) {
+      const at = scale.position(uniform);
+      if (uniform <= scale.hi && uniform > 0) {
+        ticks.push({ at, text: `1/${Math.round(1 / uniform)}`, kind: "uniform" });
+      }
+    }
+    return ticks;
+  }
+}
+
+/** One link for each painted vector: panels of one Joined geometry share theirs. */
+export function distinct(links) {
+  const seen = new Map();
+  for (const link of links) seen.set(`${link.map.id} ${link.reading} ${link.head}`, link);
+  return [...seen.values()];
+}

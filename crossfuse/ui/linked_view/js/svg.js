@@ -1,0 +1,21 @@
+// Pieces of SVG for the export.
+
+import { xml } from "./dom.js";
+
+/** A canvas as an SVG body at its size on screen. */
+export function canvasImage(canvas) {
+  const width = canvas.clientWidth;
+  const height = canvas.clientHeight;
+  const body = `<image width="${width}" height="${height}" href="${canvas.toDataURL("image/png")}"/>`;
+  return { width, height, body, offset: { x: canvas.offsetLeft, y: canvas.offsetTop } };
+}
+
+export function text(x, y, content, { size = 12, weight = 400, anchor = "start", fill = "#000", rotate = 0 } = {}) {
+  const turn = rotate ? ` transform="rotate(${rotate} ${x} ${y})"` : "";
+  return `<text x="${x}" y="${y}" font-size="${size}" font-weight="${weight}" text-anchor="${anchor}" fill="${xml(fill)}"${turn}>${xml(content)}</text>`;
+}
+
+export function rect(x, y, width, height, { fill = "none", stroke = "none", line = 1, radius = 0, dash = "" } = {}) {
+  const dashes = dash ? ` stroke-dasharray="${dash}"` : "";
+  return `<rect x="${x}" y="${y}" width="${width}" height="${height}" rx="${radius}" fill="${xml(fill)}" stroke="${xml(stroke)}" stroke-width="${line}"${dashes}/>`;
+}

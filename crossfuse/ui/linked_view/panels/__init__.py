@@ -1,0 +1,16 @@
+"""The panels of a linked view: for each, a dataclass here and a JavaScript module beside it."""
+
+from crossfuse.ui.linked_view.panels.base import Panel, encode_photo
+from crossfuse.ui.linked_view.panels.image_grid import ImageGridPanel
+from crossfuse.ui.linked_view.panels.matrix import MatrixPanel
+from crossfuse.ui.linked_view.panels.regions import RegionsPanel
+from crossfuse.ui.linked_view.panels.words import WordsPanel
+
+__all__ = [
+    "ImageGridPanel",
+    "MatrixPanel",
+    "Panel",
+    "RegionsPanel",
+    "WordsPanel",
+    "encode_photo",
+]

@@ -1,0 +1,25 @@
+"""A photograph with the cells of a feature map over it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from crossfuse.ui.linked_view.panels.base import Panel, encode_photo
+
+
+@dataclass(frozen=True, eq=False)
+class ImageGridPanel(Panel):
+    """Draws an ``ImageGrid``.
+
+    ``image``: the upright photo, (H, W, 3) uint8; None draws the cells only.
+    """
+
+    kind: ClassVar[str] = "image_grid"
+
+    image: np.ndarray | None = None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return encode_photo(self.image)

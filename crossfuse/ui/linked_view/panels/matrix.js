@@ -1,0 +1,255 @@
+// The map itself as a heat map: rows ask, columns are asked.
+
+import { el, fitCanvas } from "../js/dom.js";
+import { canvasListbox } from "../js/keys.js";
+import { canvasImage } from "../js/svg.js";
+
+export const draws = "map";
+
+const LONGEST = 1024; // pixels of the prepared picture along one side; longer maps are pooled
+
+export function create(root, ctx) {
+  const canvas = el("canvas");
+  const sheet = document.createElement("canvas");
+  let picture = null;
+  let frame = null; // where the cells lie on the canvas
+  let state = null;
+  let prepared = "";
+  let at = 0; // cell under keyboard control: row * columns + column
+
+  const list = canvasListbox(root, { ...ctx, label: cellLabel, hover: moveTo, pin: pinCell, unpin: ctx.unpin }, {
+    layout: () => ({
+      count: picture?.map ? picture.map.rows * picture.map.columns : 0,
+      columns: picture?.map ? picture.map.columns : 1,
+    }),
+  });
+  list.element.append(canvas);
+  canvas.addEventListener("pointermove", (event) => {
+    const cell = cellAt(event);
+    ctx.hoverCell(picture.map, cell ? item(cell.row) : null, cell?.column);
+  });
+  canvas.addEventListener("pointerleave", () => ctx.hoverCell(null, null));
+  canvas.addEventListener("click", (event) => {
+    const cell = cellAt(event);
+    if (cell) ctx.pinCell(picture.map, item(cell.row), cell.column);
+  });
+
+  /** The query item that a held row belongs to. */
+  function item(row) { return picture.map.items ? picture.map.items[row] : row; }
+
+  function cellLabel(index) {
+    const { map } = picture;
+    return ctx.t("item_cell", {
+      row: ctx.labelIn(map.query, item(Math.floor(index / map.columns))),
+      column: ctx.labelIn(map.key, index % map.columns),
+    });
+  }
+
+  function moveTo(index) {
+    if (index === null) { ctx.hoverCell(null, null); return; }
+    at = index;
+    const { map } = picture;
+    ctx.hoverCell(map, item(Math.floor(index / map.columns)), index % map.columns);
+  }
+
+  function pinCell(index) {
+    const { map } = picture;
+    ctx.pinCell(map, item(Math.floor(index / map.columns)), index % map.columns);
+  }
+
+  function cellAt(event) {
+    if (!frame || !picture?.map) return null;
+    const box = canvas.getBoundingClientRect();
+    const column = Math.floor((event.clientX - box.left - frame.x) / frame.cellWidth);
+    const row = Math.floor((event.clientY - box.top - frame.y) / frame.cellHeight);
+    const { map } = picture;
+    return column >= 0 && row >= 0 && column < map.columns && row < map.rows ? { row, column } : null;
+  }
+
+  /** The cells as pixels, made once per map, head and scale. */
+  function prepare() {
+    const { map, head, scale } = picture;
+    const key = [map.id, head, scale.lo, scale.hi, scale.signed, scale.dark, map.rows, map.columns].join(" ");
+    if (key === prepared && sheet.source === map) return;
+    prepared = key;
+    sheet.source = map;
+    const pooled = pool(map.matrix(head), map.rows, map.columns);
+    sheet.width = pooled.columns;
+    sheet.height = pooled.rows;
+    const pixels = scale.pixels(pooled.values);
+    sheet.getContext("2d").putImageData(new ImageData(pixels, pooled.columns, pooled.rows), 0, 0);
+  }
+
+  function layout() {
+    const { map } = picture;
+    const width = ctx.width();
+    const height = ctx.height();
+    // Labels only where they can be read.
+    const pen = canvas.getContext("2d");
+    pen.font = `11px ${ctx.theme.font}`;
+    const room = (count, space) => count <= 64 && space / count >= 11;
+    const widest = (name, items) => Math.min(96, 6 + Math.max(...items.map(
+      (i) => pen.measureText(ctx.labelIn(name, i)).width)));
+    const rowItems = map.items ?? Array.from({ length: map.rows }, (_, i) => i);
+    let left = 18;
+    let top = 18;
+    let rowLabels = false;
+    let columnLabels = false;
+    if (room(map.rows, height - 60)) { rowLabels = true; left += widest(map.query, rowItems); }
+    if (room(map.columns, width - left)) {
+      columnLabels = true;
+      top += widest(map.key, Array.from({ length: map.columns }, (_, i) => i)) * 0.75 + 4;
+    }
+    const cell = Math.min((width - left - 2) / map.columns, (height - top - 2) / map.rows, 34);
+    // Square cells, unless the map is so long that it would become a thread.
+    const wide = cell * map.columns < 0.4 * (width - left);
+    const high = cell * map.rows < 0.3 * (height - top);
+    const cellWidth = wide ? Math.min((0.6 * (width - left)) / map.columns, 34) : cell;
+    const cellHeight = high ? Math.min((0.5 * (height - top)) / map.rows, 34) : cell;
+    frame = { x: left, y: top, cellWidth, cellHeight, rowLabels, columnLabels, rowItems };
+    return fitCanvas(canvas, Math.ceil(left + cellWidth * map.columns + (columnLabels ? 28 : 2)),
+      Math.ceil(top + cellHeight * map.rows + 2));
+  }
+
+  function draw() {
+    const { map, cell } = picture;
+    const { theme } = ctx;
+    prepare();
+    const pen = layout();
+    const { x, y, cellWidth, cellHeight } = frame;
+    const width = cellWidth * map.columns;
+    const height = cellHeight * map.rows;
+    pen.clearRect(0, 0, canvas.width, canvas.height);
+    pen.imageSmoothingEnabled = sheet.width > width * 1.5;
+    pen.drawImage(sheet, x, y, width, height);
+    pen.strokeStyle = theme.border;
+    pen.lineWidth = 1;
+    pen.strokeRect(x - 0.5, y - 0.5, width + 1, height + 1);
+    drawParts(pen, width, height);
+    drawLabels(pen, width, height);
+    const row = cell.row === null ? -1 : map.rowOf(cell.row);
+    if (row >= 0) band(pen, x, y + row * cellHeight, width, cellHeight);
+    if (cell.column !== null) band(pen, x + cell.column * cellWidth, y, cellWidth, height);
+  }
+
+  function band(pen, x, y, width, height) {
+    pen.strokeStyle = ctx.theme.dark ? "rgba(0,0,0,.6)" : "rgba(255,255,255,.85)";
+    pen.lineWidth = 3.5;
+    pen.strokeRect(x, y, width, height);
+    pen.strokeStyle = ctx.theme.primary;
+    pen.lineWidth = 1.6;
+    pen.strokeRect(x, y, width, height);
+  }
+
+  /** Lines between the parts of a joined geometry. */
+  function drawParts(pen, width, height) {
+    const { map } = picture;
+    pen.strokeStyle = ctx.theme.text;
+    pen.globalAlpha = 0.55;
+    for (const part of state.geometries[map.key].parts?.slice(1) ?? []) {
+      const x = frame.x + part.offset * frame.cellWidth;
+      line(pen, x, frame.y, x, frame.y + height);
+    }
+    for (const part of (map.items ? null : state.geometries[map.query].parts?.slice(1)) ?? []) {
+      const y = frame.y + part.offset * frame.cellHeight;
+      line(pen, frame.x, y, frame.x + width, y);
+    }
+    pen.globalAlpha = 1;
+  }
+
+  function drawLabels(pen, width, height) {
+    const { map, cell } = picture;
+    const { theme } = ctx;
+    pen.fillStyle = theme.text;
+    pen.textBaseline = "middle";
+    pen.font = `11px ${theme.font}`;
+    if (frame.rowLabels) {
+      pen.textAlign = "right";
+      frame.rowItems.forEach((query, row) => {
+        emphasise(pen, query === cell.row);
+        pen.fillText(cut(pen, ctx.labelIn(map.query, query), 90), frame.x - 6, frame.y + (row + 0.5) * frame.cellHeight);
+      });
+    }
+    if (frame.columnLabels) {
+      pen.textAlign = "left";
+      for (let column = 0; column < map.columns; column++) {
+        emphasise(pen, column === cell.column);
+        pen.save();
+        pen.translate(frame.x + (column + 0.5) * frame.cellWidth, frame.y - 5);
+        pen.rotate(-Math.PI / 4);
+        pen.fillText(cut(pen, ctx.labelIn(map.key, column), 90), 0, 0);
+        pen.restore();
+      }
+    }
+    emphasise(pen, false);
+    pen.globalAlpha = 0.65;
+    pen.textAlign = "center";
+    pen.save();
+    pen.translate(8, frame.y + height / 2);
+    pen.rotate(-Math.PI / 2);
+    pen.fillText(ctx.t("matrix_rows"), 0, 0);
+    pen.restore();
+    pen.fillText(ctx.t("matrix_columns"), frame.x + width / 2, 8);
+    pen.globalAlpha = 1;
+  }
+
+  function emphasise(pen, yes) {
+    pen.globalAlpha = yes ? 1 : 0.75;
+    pen.font = `${yes ? "700 " : ""}11px ${ctx.theme.font}`;
+  }
+
+  return {
+    update(data) {
+      state = data.state;
+      list.element.setAttribute("aria-label", data.title || ctx.t("panel_matrix"));
+    },
+    paint(next) {
+      picture = next;
+      canvas.hidden = !next.map;
+      if (!next.map) return;
+      draw();
+      const { map, cell } = next;
+      const row = cell.row === null ? -1 : map.rowOf(cell.row);
+      if (row >= 0) at = row * map.columns + (cell.column ?? at % map.columns);
+      list.say(row >= 0 ? at : null, next.pinned);
+    },
+    resize() { if (picture?.map) draw(); },
+    svg: () => canvasImage(canvas),
+    dispose() { list.dispose(); },
+  };
+}
+
+/** Means over blocks, so that no side is longer than LONGEST. */
+function pool(values, rows, columns) {
+  const down = Math.ceil(rows / LONGEST);
+  const across = Math.ceil(columns / LONGEST);
+  if (down === 1 && across === 1) return { values, rows, columns };
+  const outRows = Math.ceil(rows / down);
+  const outColumns = Math.ceil(columns / across);
+  const sums = new Float32Array(outRows * outColumns);
+  const counts = new Uint16Array(outRows * outColumns);
+  for (let r = 0; r < rows; r++) {
+    const start = Math.floor(r / down) * outColumns;
+    for (let c = 0; c < columns; c++) {
+      const to = start + Math.floor(c / across);
+      sums[to] += values[r * columns + c];
+      counts[to]++;
+    }
+  }
+  for (let i = 0; i < sums.length; i++) sums[i] /= counts[i];
+  return { values: sums, rows: outRows, columns: outColumns };
+}
+
+function cut(pen, label, width) {
+  if (pen.measureText(label).width <= width) return label;
+  let length = label.length;
+  while (length > 1 && pen.measureText(`${label.slice(0, length)}…`).width > width) length--;
+  return `${label.slice(0, length)}…`;
+}
+
+function line(pen, x0, y0, x1, y1) {
+  pen.beginPath();
+  pen.moveTo(x0, y0);
+  pen.lineTo(x1, y1);
+  pen.stroke();
+}
