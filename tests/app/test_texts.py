@@ -74,7 +74,8 @@ def test_no_key_is_unused() -> None:
         key
         for key in all_keys()
         if not key.startswith("linked_view.")  # asked for in JavaScript: test_linked_view_parts.py
-        and not any(p.fullmatch(key) for p in patterns) and f'"{key}"' not in words
+        and not any(p.fullmatch(key) for p in patterns)
+        and f'"{key}"' not in words
     ]
     assert not unused
 
