@@ -121,7 +121,13 @@ export class State {
   get source() { return this.pinned ?? this.hovered ?? this.resting; }
 
   /** The item that is only read, not asked: under the pointer while another is pinned. */
-  get read() { return this.pinned ? this.hovered : null; }
+  get read() {
+    const { pinned, hovered } = this;
+    if (!pinned || !hovered) return null;
+    const itself = pinned.geometry === hovered.geometry && pinned.item === hovered.item
+      && pinned.role === hovered.role && !hovered.partner;
+    return itself ? null : hovered;
+  }
 
   hover(source) {
     if (source && !this.pinned) this.resting = source;

@@ -57,6 +57,7 @@ export function create(root, ctx) {
     chips = labels.map((label, item) => {
       const chip = el("span", "chip", label);
       chip.setAttribute("role", "option");
+      chip.setAttribute("aria-label", label);
       chip.tabIndex = item === current ? 0 : -1;
       chip.dataset.item = String(item);
       chip.onpointerenter = () => ctx.hover(item);
