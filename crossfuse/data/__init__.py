@@ -1,0 +1,1 @@
+"""Readers of what people upload, and data sets for training."""
