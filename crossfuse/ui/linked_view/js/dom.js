@@ -13,7 +13,7 @@ export function clear(node) {
 
 /** A canvas of w x h CSS pixels with a backing store for the screen's density; returns its pen. */
 export function fitCanvas(canvas, width, height) {
-  const ratio = Math.min(window.devicePixelRatio || 1, 3);
+  const ratio = canvas.ratio ?? Math.min(window.devicePixelRatio || 1, 3);
   const w = Math.max(1, Math.round(width * ratio));
   const h = Math.max(1, Math.round(height * ratio));
   if (canvas.width !== w || canvas.height !== h) { canvas.width = w; canvas.height = h; }

@@ -59,24 +59,24 @@ export function drawing(view) {
   if (meta.title) line(meta.title, { size: 17, weight: 600 });
   line(choices(view), { size: 12, step: meta.title ? 19 : 14 });
   y += 16;
+  const at = (node) => {
+    const box = node.getBoundingClientRect();
+    return { x: box.left - origin.left, y: y + box.top - origin.top, bottom: y + box.bottom - origin.top };
+  };
   for (const panel of view.panels) {
-    const head = panel.heading.getBoundingClientRect();
-    const { body, offset } = panel.drawer.svg();
-    const box = panel.body.getBoundingClientRect();
-    const x0 = box.left - origin.left;
-    const y0 = y + box.top - origin.top;
-    parts.push(text(x0, y + head.bottom - origin.top - 3, panel.title, { size: 13, weight: 600, fill: theme.text }));
-    parts.push(text(x0 + box.width, y + head.bottom - origin.top - 3, panel.tag.textContent, { size: 11, anchor: "end", fill: theme.text }));
-    // Offsets are told from the panel's element, which is the positioned ancestor.
-    const left = offset.x - panel.body.offsetLeft;
-    const top = offset.y - panel.body.offsetTop;
-    parts.push(`<g transform="translate(${x0 + left} ${y0 + top})">${body}</g>`);
+    const head = at(panel.heading);
+    const tag = at(panel.tag);
+    parts.push(text(head.x, head.bottom - 4, panel.title, { size: 13, weight: 600, fill: theme.text }));
+    parts.push(text(tag.x, head.bottom - 4, panel.tag.textContent, { size: 12, fill: theme.text }));
+    const { body, element } = panel.drawer.svg();
+    const place = at(element);
+    parts.push(`<g transform="translate(${place.x} ${place.y})">${body}</g>`);
   }
   y += origin.height + 6;
   for (const sentence of view.foot.lines()) {
     line(sentence.map((piece) => piece.text).join(""), { size: 13 });
   }
-  y += 14;
+  y += 26;
   parts.push(legend(view, y));
   y += 46;
   const body = parts.join("\n");

@@ -2,12 +2,14 @@
 
 import { xml } from "./dom.js";
 
-/** A canvas as an SVG body at its size on screen. */
-export function canvasImage(canvas) {
-  const width = canvas.clientWidth;
-  const height = canvas.clientHeight;
-  const body = `<image width="${width}" height="${height}" href="${canvas.toDataURL("image/png")}"/>`;
-  return { width, height, body, offset: { x: canvas.offsetLeft, y: canvas.offsetTop } };
+/** A canvas as an SVG body at its size on screen; `redraw` draws it once more, in print quality. */
+export function canvasImage(canvas, redraw) {
+  canvas.ratio = 3;
+  redraw();
+  const body = `<image width="${canvas.clientWidth}" height="${canvas.clientHeight}" href="${canvas.toDataURL("image/png")}"/>`;
+  canvas.ratio = undefined;
+  redraw();
+  return { body, element: canvas };
 }
 
 export function text(x, y, content, { size = 12, weight = 400, anchor = "start", fill = "#000", rotate = 0 } = {}) {

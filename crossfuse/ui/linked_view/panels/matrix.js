@@ -214,7 +214,7 @@ export function create(root, ctx) {
       list.say(row >= 0 ? at : null, next.pinned);
     },
     resize() { if (picture?.map) draw(); },
-    svg: () => canvasImage(canvas),
+    svg: () => canvasImage(canvas, () => { if (picture?.map) draw(); }),
     dispose() { list.dispose(); },
   };
 }

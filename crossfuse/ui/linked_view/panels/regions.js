@@ -118,7 +118,7 @@ export function create(root, ctx) {
       list.say(picture.source ?? picture.marked, picture.pinned);
     },
     resize() { if (last) draw(last); },
-    svg: () => canvasImage(canvas),
+    svg: () => canvasImage(canvas, () => draw(last)),
     dispose() { list.dispose(); },
   };
 }

@@ -97,7 +97,7 @@ export function create(root, ctx) {
     svg() {
       const { theme } = ctx;
       const body = chips.map((chip, i) => {
-        const [x, y, w, h] = [chip.offsetLeft - list.offsetLeft, chip.offsetTop - list.offsetTop - list.scrollTop, chip.offsetWidth, chip.offsetHeight];
+        const [x, y, w, h] = [chip.offsetLeft, chip.offsetTop - list.scrollTop, chip.offsetWidth, chip.offsetHeight];
         const painted = last?.weights && last.weights[i] === last.weights[i];
         const source = i === last?.source;
         return rect(x + 0.5, y + 0.5, w - 1, h - 1, {
@@ -107,7 +107,7 @@ export function create(root, ctx) {
           size: 14, anchor: "middle", fill: painted ? last.scale.ink(last.weights[i]) : theme.text,
         });
       }).join("");
-      return { width: list.offsetWidth, height: list.offsetHeight, body, offset: { x: list.offsetLeft, y: list.offsetTop } };
+      return { body, element: list };
     },
     dispose: stop,
   };
