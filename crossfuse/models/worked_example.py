@@ -153,6 +153,12 @@ def picture(cells: np.ndarray, size: int = 120) -> np.ndarray:
     )
 
 
+def boxes(size: int = 120) -> np.ndarray:
+    """Where the cells lie on :func:`picture`: (cells, 4) as x0, y0, x1, y1 in pixels."""
+    y, x = np.divmod(np.arange(len(CELLS)), GRID[1])
+    return size * np.stack([x, y, x + 1, y + 1], axis=1).astype(np.float32)
+
+
 def strip(cells: np.ndarray, weights: np.ndarray, output: np.ndarray, size: int = 96) -> np.ndarray:
     """The cells side by side, each as opaque as its weight, then what they add up to.
 

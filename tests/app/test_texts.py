@@ -27,9 +27,13 @@ def calls_of_t() -> list[tuple[str, re.Pattern[str], set[str] | None]]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
                 continue
-            if node.func.id != "t" or not node.args:
+            if node.func.id not in ("t", "page_texts") or not node.args:
                 continue
             key, place = node.args[0], f"{path.name}:{node.lineno}"
+            if node.func.id == "page_texts":  # a component takes all texts of a page
+                if isinstance(key, ast.Constant):
+                    found.append((place, re.compile(re.escape(key.value) + r"\..+"), None))
+                continue
             names = {word.arg for word in node.keywords}
             fills = None if None in names else {name for name in names if name}
             if isinstance(key, ast.Constant):

@@ -8,7 +8,16 @@ import numpy as np
 import streamlit as st
 
 from crossfuse.errors import CrossfuseError
+from crossfuse.geometry import Regions, Words
 from crossfuse.models import worked_example as worked
+from crossfuse.trace import AttentionMap
+from crossfuse.ui.linked_view import (
+    MatrixPanel,
+    RegionsPanel,
+    Selection,
+    WordsPanel,
+    linked_view,
+)
 from crossfuse.ui.primer import tables
 from crossfuse.ui.shell import show_error
 from crossfuse.ui.state import choose, choose_several
@@ -161,8 +170,42 @@ def _tables() -> dict[str, Any]:
 # ---------------------------------------------------------------- the steps
 
 
+def _take_pin() -> None:
+    """A pin in the linked view chooses the word or the cell that the steps follow."""
+    pin = (st.session_state.get("by_hand") or {}).get("pin")
+    if not pin:
+        return
+    if pin["geometry"] == "words":
+        st.session_state["word"] = worked.WORDS[pin["item"]]
+        if pin.get("partner") is not None:
+            st.session_state["cell"] = worked.CELLS[pin["partner"]]
+    else:
+        st.session_state["cell"] = worked.CELLS[pin["item"]]
+
+
 def _picture(example: worked.WorkedExample, steps: worked.Steps) -> None:
-    st.image(worked.picture(example.cells), width="stretch", alt=t("primer.picture_alt"))
+    image = worked.picture(example.cells)
+    height, width, _ = image.shape
+    geometries = {
+        "words": Words(tuple(word_names())),
+        "cells": Regions(worked.boxes(), (width, height), tuple(cell_names())),
+    }
+    heads = tuple(t("primer.head_name", index=index + 1) for index in range(example.heads))
+    linked_view(
+        "by_hand",
+        [
+            WordsPanel("words", title=t("primer.panel_words")),
+            RegionsPanel("cells", title=t("primer.panel_cells"), image=image),
+            MatrixPanel(title=t("primer.panel_map")),
+        ],
+        [AttentionMap("example", 0, "words→cells", "words", "cells", steps.weights, heads=heads)],
+        geometries,
+        layout=[[0], [1, 2]],
+        height=300,
+        selection=Selection("words", worked.WORDS.index(st.session_state["word"])),
+        settings={"opacity": 0.6},
+        on_select=_take_pin,
+    )
 
 
 def _step(name: str) -> Any:
