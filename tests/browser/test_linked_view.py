@@ -232,7 +232,7 @@ def test_narrow_screen_and_touch(start_app, new_page):
 
 
 def test_painting_is_quick(start_app, page):
-    """Work per hover, without the browser's own compositing; benchmarks/linked_view.py tells more."""
+    """Work per hover, without the compositing of the browser; benchmarks/linked_view.py has more."""
     view = open_case(page, start_app, "grids")
     box = view.locator("canvas").first.bounding_box()
     times = []

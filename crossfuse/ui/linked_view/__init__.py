@@ -3,6 +3,7 @@
 from crossfuse.ui.linked_view.panels import (
     ImageGridPanel,
     MatrixPanel,
+    OverviewPanel,
     Panel,
     RegionsPanel,
     WordsPanel,
@@ -13,6 +14,7 @@ from crossfuse.ui.linked_view.view import Selection, linked_view
 __all__ = [
     "ImageGridPanel",
     "MatrixPanel",
+    "OverviewPanel",
     "Panel",
     "RegionsPanel",
     "Selection",

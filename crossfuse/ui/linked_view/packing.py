@@ -74,6 +74,7 @@ def pack_maps(maps: Sequence[AttentionMap]) -> tuple[list[dict[str, Any]], Array
             "rows": rows,
             "columns": columns,
             "half": as_half,
+            "signed": _signed(entry),
             "array": f"m/{index}",
             "items": None,
         }
@@ -82,6 +83,11 @@ def pack_maps(maps: Sequence[AttentionMap]) -> tuple[list[dict[str, Any]], Array
             arrays[f"r/{index}"] = entry.rows.astype(np.int32)
         packed.append(meta)
     return packed, arrays
+
+
+def _signed(entry: AttentionMap) -> bool:
+    shares = entry.kind in ("attention", "grouped")
+    return not shares and bool((entry.weights < 0).any())
 
 
 def pack_geometries(geometries: Mapping[str, Geometry]) -> tuple[dict[str, Any], Arrays]:

@@ -10,6 +10,7 @@ from crossfuse.trace import AttentionMap
 from crossfuse.ui.linked_view import (
     ImageGridPanel,
     MatrixPanel,
+    OverviewPanel,
     RegionsPanel,
     Selection,
     WordsPanel,
@@ -85,9 +86,11 @@ def grids() -> None:
             ImageGridPanel("one", photo(1), title="First photograph"),
             ImageGridPanel("two", photo(2, 360), title="Second photograph"),
             MatrixPanel(title="The map"),
+            OverviewPanel(title="Layers and heads"),
         ],
         maps,
         {"one": one, "two": two},
+        layout=[[0, 1], [2, 3]],
         title="Two photographs",
         model="made up",
     )
@@ -107,10 +110,11 @@ def sentence() -> None:
             RegionsPanel("tokens", photo(1), part="regions", title="Photograph", width=1.2),
             WordsPanel("tokens", part="words", title="Sentence"),
             MatrixPanel(title="The map"),
+            OverviewPanel(title="Layers and heads"),
         ],
         maps,
         {"tokens": joined},
-        layout=[[0, 1], [2]],
+        layout=[[0, 1], [2, 3]],
         title="Regions and words",
         selection=Selection("tokens", 8) if "pin" in st.query_params else None,
     )

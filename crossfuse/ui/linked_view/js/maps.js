@@ -92,7 +92,7 @@ export class AttentionMap {
     });
   }
 
-  /** {max, clip, signed}: largest size of a weight and its 99th percentile over the held rows. */
+  /** {max, clip}: largest size of a weight and its 99th percentile over the held rows. */
   range(head) {
     return this.remember(`range ${head}`, () => rangeOf(this.matrix(head)));
   }
@@ -112,11 +112,8 @@ export class AttentionMap {
 
 export function rangeOf(values) {
   let max = 0;
-  let signed = false;
   for (let i = 0; i < values.length; i++) {
-    const v = values[i];
-    if (v < 0) signed = true;
-    const size = v < 0 ? -v : v;
+    const size = Math.abs(values[i]);
     if (size > max && size < Infinity) max = size;
   }
   // The percentile by histogram: exact to 1/4096 of the largest weight, and one pass.
@@ -131,7 +128,7 @@ export function rangeOf(values) {
   let seen = 0;
   let bin = 0;
   while (bin < 4096 && seen + bins[bin] < 0.99 * count) seen += bins[bin++];
-  return { max, clip: Math.max((bin / 4096) * max, max / 4096), signed };
+  return { max, clip: Math.max((bin / 4096) * max, max / 4096) };
 }
 
 /** {entropy, uniform} in nats of one row of weights (made to sum to 1 first). */
@@ -158,4 +155,25 @@ export function strongest(weights, k) {
     }
   }
   return best;
+}
+
+/** Means over blocks of a matrix, so that no side is longer than `longest`. */
+export function pool(values, rows, columns, longest) {
+  const down = Math.ceil(rows / longest);
+  const across = Math.ceil(columns / longest);
+  if (down === 1 && across === 1) return { values, rows, columns };
+  const outRows = Math.ceil(rows / down);
+  const outColumns = Math.ceil(columns / across);
+  const sums = new Float32Array(outRows * outColumns);
+  const counts = new Float32Array(outRows * outColumns);
+  for (let r = 0; r < rows; r++) {
+    const start = Math.floor(r / down) * outColumns;
+    for (let c = 0; c < columns; c++) {
+      const to = start + Math.floor(c / across);
+      sums[to] += values[r * columns + c];
+      counts[to]++;
+    }
+  }
+  for (let i = 0; i < sums.length; i++) sums[i] /= counts[i];
+  return { values: sums, rows: outRows, columns: outColumns };
 }

@@ -193,29 +193,26 @@ export class State {
       ? this.mapPicture(panel, scale) : this.picture(panel, links[i], scale)));
   }
 
-  scaleOf(links, maps, dark, panels, links_) {
+  scaleOf(links, maps, dark, panels, slots) {
     let hi = 0;
     let signed = false;
     const uniform = new Set();
     const conditional = this.settings.conditional && panels.some((p) => p.partial);
+    const highest = (map, head) => map.range(head)[this.settings.scale === "clip" ? "clip" : "max"];
     for (const { map, head, max } of links) {
-      const range = map.range(head);
-      signed ||= range.signed;
+      signed ||= map.signed;
       if (map.kind === "attention" || map.kind === "grouped") uniform.add(1 / map.columns);
-      const top = { map: range.max, row: max, clip: range.clip }[this.settings.scale];
-      if (!conditional) hi = Math.max(hi, top);
+      if (!conditional) hi = Math.max(hi, this.settings.scale === "row" ? max : highest(map, head));
     }
     if (conditional) {
       panels.forEach((panel, i) => {
-        const link = links_[i];
-        if (link?.weights) hi = Math.max(hi, this.part(panel, link).max);
+        if (slots[i]?.weights) hi = Math.max(hi, this.part(panel, slots[i]).max);
       });
     }
     if (!links.length) {
       for (const [map, head] of maps) {
-        const range = map.range(head);
-        signed ||= range.signed;
-        hi = Math.max(hi, this.settings.scale === "clip" ? range.clip : range.max);
+        signed ||= map.signed;
+        hi = Math.max(hi, highest(map, head));
         uniform.add(1 / map.columns);
       }
     }
@@ -295,10 +292,10 @@ export class State {
     const range = map.range(head);
     const hi = this.settings.scale === "clip" ? range.clip : range.max;
     // One row's own maximum would mislead on a whole map: it is painted over its own range.
-    const own = this.settings.scale === "row" || scale.mode === "conditional" || scale.signed !== range.signed;
+    const own = this.settings.scale === "row" || scale.mode === "conditional" || scale.signed !== map.signed;
     return {
       map, head, cell, pinned: Boolean(this.pinned), settings: this.settings,
-      scale: own ? new Scale({ lo: range.signed ? -hi : 0, hi, signed: range.signed, dark: scale.dark }) : scale,
+      scale: own ? new Scale({ lo: map.signed ? -hi : 0, hi, signed: map.signed, dark: scale.dark }) : scale,
     };
   }
 

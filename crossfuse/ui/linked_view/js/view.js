@@ -155,6 +155,8 @@ export class View {
       hoverCell: (map, row, column) => view.hover(row === null ? null : cellSource(map, row, column)),
       pinCell: (map, row, column) => view.pin(cellSource(map, row, column)),
       unpin: () => view.pin(null),
+      choose: (changes) => view.choose(changes),
+      nameOf: (axis, value) => view.bar.name(axis, value),
       repaint: () => view.schedule(),
     };
   }
@@ -253,7 +255,8 @@ export class View {
     let kind = "";
     if (panel.draws === "map") {
       // A map over its own range says so: the colour bar below is of the painted row.
-      if (picture.map && picture.scale !== this.state.scale) {
+      if (panel.kind === "overview") text = this.t("tag_own_range");
+      else if (picture.map && picture.scale !== this.state.scale) {
         text = this.t("tag_range", { low: formatWeight(picture.scale.lo), high: formatWeight(picture.scale.hi) });
         kind = "range";
       }

@@ -3,12 +3,14 @@
 from crossfuse.ui.linked_view.panels.base import Panel, encode_photo
 from crossfuse.ui.linked_view.panels.image_grid import ImageGridPanel
 from crossfuse.ui.linked_view.panels.matrix import MatrixPanel
+from crossfuse.ui.linked_view.panels.overview import OverviewPanel
 from crossfuse.ui.linked_view.panels.regions import RegionsPanel
 from crossfuse.ui.linked_view.panels.words import WordsPanel
 
 __all__ = [
     "ImageGridPanel",
     "MatrixPanel",
+    "OverviewPanel",
     "Panel",
     "RegionsPanel",
     "WordsPanel",

@@ -2,6 +2,7 @@
 
 import { el, fitCanvas } from "../js/dom.js";
 import { canvasListbox } from "../js/keys.js";
+import { pool } from "../js/maps.js";
 import { canvasImage } from "../js/svg.js";
 
 export const draws = "map";
@@ -73,7 +74,7 @@ export function create(root, ctx) {
     if (key === prepared && sheet.source === map) return;
     prepared = key;
     sheet.source = map;
-    const pooled = pool(map.matrix(head), map.rows, map.columns);
+    const pooled = pool(map.matrix(head), map.rows, map.columns, LONGEST);
     sheet.width = pooled.columns;
     sheet.height = pooled.rows;
     const pixels = scale.pixels(pooled.values);
@@ -82,33 +83,37 @@ export function create(root, ctx) {
 
   function layout() {
     const { map } = picture;
-    const width = ctx.width();
-    const height = ctx.height();
-    // Labels only where they can be read.
     const pen = canvas.getContext("2d");
     pen.font = `11px ${ctx.theme.font}`;
-    const room = (count, space) => count <= 64 && space / count >= 11;
+    const rowItems = map.items ?? Array.from({ length: map.rows }, (_, i) => i);
+    const columnItems = Array.from({ length: map.columns }, (_, i) => i);
+    // Labels only where there is room to read them; cells of a grid have no names worth the room.
+    const named = (name, items) => items.length <= 64 && state.geometries[name].kind !== "image_grid";
     const widest = (name, items) => Math.min(96, 6 + Math.max(...items.map(
       (i) => pen.measureText(ctx.labelIn(name, i)).width)));
-    const rowItems = map.items ?? Array.from({ length: map.rows }, (_, i) => i);
-    let left = 18;
-    let top = 18;
-    let rowLabels = false;
-    let columnLabels = false;
-    if (room(map.rows, height - 60)) { rowLabels = true; left += widest(map.query, rowItems); }
-    if (room(map.columns, width - left)) {
-      columnLabels = true;
-      top += widest(map.key, Array.from({ length: map.columns }, (_, i) => i)) * 0.75 + 4;
-    }
-    const cell = Math.min((width - left - 2) / map.columns, (height - top - 2) / map.rows, 34);
-    // Square cells, unless the map is so long that it would become a thread.
-    const wide = cell * map.columns < 0.4 * (width - left);
-    const high = cell * map.rows < 0.3 * (height - top);
-    const cellWidth = wide ? Math.min((0.6 * (width - left)) / map.columns, 34) : cell;
-    const cellHeight = high ? Math.min((0.5 * (height - top)) / map.rows, 34) : cell;
-    frame = { x: left, y: top, cellWidth, cellHeight, rowLabels, columnLabels, rowItems };
-    return fitCanvas(canvas, Math.ceil(left + cellWidth * map.columns + (columnLabels ? 28 : 2)),
-      Math.ceil(top + cellHeight * map.rows + 2));
+    const bare = cellSize(18, 18);
+    const rowLabels = named(map.query, rowItems) && bare.cellHeight >= 11;
+    const left = 18 + (rowLabels ? widest(map.query, rowItems) : 0);
+    const columnLabels = named(map.key, columnItems) && cellSize(left, 18).cellWidth >= 11;
+    const top = 18 + (columnLabels ? widest(map.key, columnItems) * 0.75 + 4 : 0);
+    frame = { x: left, y: top, ...cellSize(left, top), rowLabels, columnLabels, rowItems };
+    return fitCanvas(canvas,
+      Math.ceil(left + frame.cellWidth * map.columns + (columnLabels ? 28 : 2)),
+      Math.ceil(top + frame.cellHeight * map.rows + 2));
+  }
+
+  /** Square cells, unless the map is so long that it would become a thread. */
+  function cellSize(left, top) {
+    const { map } = picture;
+    const width = ctx.width() - left - 28;
+    const height = ctx.height() - top - 2;
+    const cell = Math.min(width / map.columns, height / map.rows, 34);
+    const thin = cell * map.columns < 0.4 * width;
+    const flat = cell * map.rows < 0.3 * height;
+    return {
+      cellWidth: thin ? Math.min((0.6 * width) / map.columns, 34) : cell,
+      cellHeight: flat ? Math.min((0.5 * height) / map.rows, 34) : cell,
+    };
   }
 
   function draw() {
@@ -217,27 +222,6 @@ export function create(root, ctx) {
     svg: () => canvasImage(canvas, () => { if (picture?.map) draw(); }),
     dispose() { list.dispose(); },
   };
-}
-
-/** Means over blocks, so that no side is longer than LONGEST. */
-function pool(values, rows, columns) {
-  const down = Math.ceil(rows / LONGEST);
-  const across = Math.ceil(columns / LONGEST);
-  if (down === 1 && across === 1) return { values, rows, columns };
-  const outRows = Math.ceil(rows / down);
-  const outColumns = Math.ceil(columns / across);
-  const sums = new Float32Array(outRows * outColumns);
-  const counts = new Uint16Array(outRows * outColumns);
-  for (let r = 0; r < rows; r++) {
-    const start = Math.floor(r / down) * outColumns;
-    for (let c = 0; c < columns; c++) {
-      const to = start + Math.floor(c / across);
-      sums[to] += values[r * columns + c];
-      counts[to]++;
-    }
-  }
-  for (let i = 0; i < sums.length; i++) sums[i] /= counts[i];
-  return { values: sums, rows: outRows, columns: outColumns };
 }
 
 function cut(pen, label, width) {
