@@ -1,0 +1,247 @@
+"""Regions of a photograph: where they are (boxes) and what the image encoder sees in them.
+
+Three kinds of regions feed an image-sentence model through one interface:
+
+* ``"proposals"``: up to 36 boxes of :class:`RegionProposer`, a class-agnostic head of our own over
+  the frozen image encoder, trained on phrase boxes;
+* ``"cells"``: a regular grid of boxes that tile the photograph (6 x 6 = 36);
+* ``"multiscale"``: 36 fixed boxes at several scales, the same for every photograph;
+* features made elsewhere: 36 x 2048 bottom-up attention features (Anderson et al., CVPR 2018) and
+  their boxes in an ``.npz`` (:func:`read_region_features`).
+
+**Geometry.** The photograph is squashed to a square of ``SIDE`` px, as the training photographs
+were, so that a box is (x0, y0, x1, y1) in 0...1 of the full frame on both axes, and maps back to
+pixels of the upright photo by a product with its width and height. With the lopsided padding of
+EfficientNet (see :mod:`crossfuse.encoders.image`) cell i at stride s has its centre at pixel
+s * (i + 1) - 1/2; :func:`cell_edges` puts the borders between cells half way between centres.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crossfuse.errors import CrossfuseError
+
+SIDE = 320
+STRIDES = (8, 16, 32)
+CHANNELS = {8: 48, 16: 120, 32: 1280}
+FEATURES = sum(CHANNELS.values())
+REGIONS = 36
+KINDS = ("proposals", "cells", "multiscale")
+MAX_NPZ_BYTES = 64 << 20
+
+
+def cell_edges(cells: int, stride: int) -> Tensor:
+    """Borders of the cells of one axis in 0...1, (cells + 1,): half way between cell centres.
+
+    The first and the last cell reach to the border of the photograph.
+    """
+    edges = (torch.arange(cells + 1, dtype=torch.float32) + 0.5) * stride / (cells * stride)
+    edges[0], edges[-1] = 0.0, 1.0
+    return edges
+
+
+def coverage(boxes: Tensor, cells: int, stride: int) -> tuple[Tensor, Tensor]:
+    """Share of each box that lies in each column and in each row of cells.
+
+    Args:
+        boxes: (..., 4) as x0, y0, x1, y1 in 0...1; sides are taken as at least 1/1000.
+
+    Returns:
+        (..., cells) over columns and (..., cells) over rows; each sums to 1.
+    """
+    edges = cell_edges(cells, stride).to(boxes)
+    low = boxes[..., :2].clamp(0.0, 0.999)
+    high = torch.maximum(boxes[..., 2:].clamp(0.0, 1.0), low + 1e-3)
+
+    def share(axis: int) -> Tensor:
+        start, end = low[..., axis, None], high[..., axis, None]
+        overlap = (torch.minimum(end, edges[1:]) - torch.maximum(start, edges[:-1])).clamp(min=0)
+        return overlap / (end - start)
+
+    return share(0), share(1)
+
+
+def pool_regions(maps: Mapping[int, Tensor], boxes: Tensor) -> Tensor:
+    """Mean of each feature map over each box, weighted by the exact overlap with every cell.
+
+    Args:
+        maps: stride -> (B, C, h, w) with h = w (the squashed square photograph).
+        boxes: (B, N, 4) in 0...1.
+
+    Returns:
+        (B, N, sum of C), strides in descending order.
+    """
+    pooled = []
+    for stride in sorted(maps, reverse=True):
+        columns, rows = coverage(boxes, maps[stride].shape[-1], stride)
+        pooled.append(torch.einsum("bnh,bchw,bnw->bnc", rows, maps[stride].to(boxes), columns))
+    return torch.cat(pooled, dim=-1)
+
+
+def grid_boxes(rows: int = 6, columns: int = 6) -> Tensor:
+    """(rows * columns, 4): boxes that tile the photograph, row by row."""
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    x, y = x.flatten().float(), y.flatten().float()
+    return torch.stack([x / columns, y / rows, (x + 1) / columns, (y + 1) / rows], dim=1)
+
+
+def multiscale_boxes() -> Tensor:
+    """36 fixed boxes: the frame, halves and thirds that overlap, and a grid of small squares.
+
+    1 whole frame, 1 centre, 4 halves of the frame, 5 vertical bands, 9 boxes of half a side,
+    16 of a quarter of a side.
+    """
+    boxes = [(0.0, 0.0, 1.0, 1.0), (0.2, 0.2, 0.8, 0.8)]
+    boxes += [(0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0), (0.0, 0.0, 0.5, 1.0), (0.5, 0, 1, 1)]
+    boxes += [(x, 0.1, x + 0.3, 0.95) for x in (0.0, 0.175, 0.35, 0.525, 0.7)]
+    boxes += [(x, y, x + 0.5, y + 0.5) for y in (0.0, 0.25, 0.5) for x in (0.0, 0.25, 0.5)]
+    boxes += [
+        (x / 4, y / 4, (x + 1) / 4, (y + 1) / 4) for y in range(4) for x in range(4)
+    ]
+    return torch.tensor(boxes, dtype=torch.float32)
+
+
+def box_iou(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection over union of every pair: (..., N, 4) x (..., M, 4) -> (..., N, M)."""
+    low = torch.maximum(first[..., :, None, :2], second[..., None, :, :2])
+    high = torch.minimum(first[..., :, None, 2:], second[..., None, :, 2:])
+    inner = (high - low).clamp(min=0).prod(-1)
+
+    def area(boxes: Tensor) -> Tensor:
+        return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
+
+    union = area(first)[..., :, None] + area(second)[..., None, :] - inner
+    return inner / union.clamp(min=1e-9)
+
+
+@dataclass(frozen=True)
+class ProposerConfig:
+    """Sizes of the proposer. ``shapes``: anchor (width, height) in 0...1 of the frame.
+
+    ``overlap``: boxes that overlap a better one by more than this IoU are dropped.
+    """
+
+    width: int = 160
+    blocks: int = 3
+    shapes: tuple[tuple[float, float], ...] = (
+        (0.07, 0.08),
+        (0.13, 0.22),
+        (0.25, 0.15),
+        (0.22, 0.45),
+        (0.45, 0.35),
+        (0.35, 0.75),
+        (0.75, 0.45),
+        (0.80, 0.85),
+    )
+    overlap: float = 0.65
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ProposerConfig:
+        shapes = tuple((float(w), float(h)) for w, h in values["shapes"])
+        return cls(**{**values, "shapes": shapes})
+
+
+class RegionProposer(nn.Module):
+    """Class-agnostic boxes with a score, one anchor-based head on the stride-16 grid.
+
+    Trained on boxes of the noun phrases of image captions, so a region is "what people mention".
+    Input maps come from the frozen encoder at 320 px: strides 8, 16 and 32.
+    """
+
+    def __init__(self, config: ProposerConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or ProposerConfig()
+        width, self.shapes = config.width, len(config.shapes)
+        self.lateral = nn.ModuleDict(
+            {str(s): nn.Conv2d(CHANNELS[s], width, 1) for s in STRIDES}
+        )
+        self.norm = nn.ModuleDict({str(s): nn.GroupNorm(8, width) for s in STRIDES})
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(width, width, 5, padding=2, groups=width),
+                nn.GroupNorm(8, width),
+                nn.Conv2d(width, 2 * width, 1),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(2 * width, width, 1),
+            )
+            for _ in range(config.blocks)
+        )
+        self.out_norm = nn.GroupNorm(8, width)
+        self.out = nn.Conv2d(width, 5 * self.shapes, 1)
+        nn.init.normal_(self.out.weight, std=0.01)
+        nn.init.zeros_(self.out.bias)
+        with torch.no_grad():
+            self.out.bias.view(5, self.shapes)[0] = -4.0
+
+    def anchors(self, cells: int = 20) -> Tensor:
+        """(shapes * cells * cells, 4): centre x, centre y, width, height in 0...1."""
+        centre = (16 * (torch.arange(cells, dtype=torch.float32) + 1) - 0.5) / (16 * cells)
+        shapes = torch.tensor(self.config.shapes)
+        y, x = torch.meshgrid(centre, centre, indexing="ij")
+        place = torch.stack([x, y], -1).expand(self.shapes, cells, cells, 2)
+        return torch.cat([place, shapes[:, None, None].expand_as(place)], -1).flatten(0, 2)
+
+    def forward(self, maps: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
+        """Args: stride -> (B, C, h, w). Returns: boxes (B, A, 4) in 0...1 and logits (B, A)."""
+        parts = {s: self.norm[str(s)](self.lateral[str(s)](maps[s])) for s in STRIDES}
+        x = parts[16] + F.avg_pool2d(parts[8], 2)
+        x = F.relu(x + F.interpolate(parts[32], size=x.shape[-2:], mode="bilinear"))
+        for block in self.blocks:
+            x = x + block(x)
+        cells = x.shape[-1]
+        out = self.out(F.relu(self.out_norm(x))).unflatten(1, (5, self.shapes)).flatten(2).float()
+        anchors = self.anchors(cells).to(out)
+        centre = anchors[:, :2] + out[:, 1:3].transpose(1, 2) * anchors[:, 2:]
+        size = anchors[:, 2:] * out[:, 3:5].transpose(1, 2).clamp(-2.5, 2.5).exp()
+        boxes = torch.cat([centre - size / 2, centre + size / 2], -1).clamp(0.0, 1.0)
+        return boxes, out[:, 0]
+
+    @torch.no_grad()
+    def propose(self, maps: Mapping[int, Tensor], count: int = REGIONS) -> list[Tensor]:
+        """The boxes to keep of each photograph, best first: a list of (<= count, 4) in 0...1."""
+        boxes, logits = self(maps)
+        return [
+            select_boxes(b, s, count, self.config.overlap)
+            for b, s in zip(boxes, logits.sigmoid(), strict=True)
+        ]
+
+
+def select_boxes(boxes: Tensor, scores: Tensor, count: int, overlap: float) -> Tensor:
+    """Greedy choice of boxes for recall at a budget.
+
+    Boxes in order of score; after each choice, boxes that overlap it by more than ``overlap``
+    (IoU) are out, and the score of the others falls with their overlap (soft suppression,
+    Bodla et al., ICCV 2017, Gaussian form), so that the budget spreads over the photograph.
+
+    Args:
+        boxes: (A, 4); scores: (A,) in 0...1. Boxes thinner than 1/100 of a side are dropped.
+
+    Returns:
+        (<= count, 4), in order of choice.
+    """
+    scores, order = scores.topk(min(600, len(scores)))
+    boxes = boxes[order]
+    sound = ((boxes[:, 2:] - boxes[:, :2]) > 0.01).all(1)
+    boxes, left = boxes[sound], scores[sound].clone()
+    chosen: list[int] = []
+    iou = box_iou(boxes, boxes)
+    for _ in range(min(count, len(boxes))):
+        best = int(left.argmax())
+        if left[best] <= 0:
+            break
+        chosen.append(best)
+        left = left * torch.exp(-(iou[best] ** 2) / 0.5)
+        left[iou[best] > overlap] = 0.0
+    return boxes[chosen]
