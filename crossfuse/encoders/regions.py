@@ -18,6 +18,7 @@ s * (i + 1) - 1/2; :func:`cell_edges` puts the borders between cells half way be
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,11 +27,15 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
+from crossfuse.encoders.image import MEAN, SCALE, EfficientNetLite, load_image_encoder
 from crossfuse.errors import CrossfuseError
+from crossfuse.geometry import Regions
+from crossfuse.weights import load_weights
 
-SIDE = 320
+SIDE, STORED_SIDE = 320, 224
 STRIDES = (8, 16, 32)
 CHANNELS = {8: 48, 16: 120, 32: 1280}
 FEATURES = sum(CHANNELS.values())
@@ -130,18 +135,9 @@ class ProposerConfig:
     ``overlap``: boxes that overlap a better one by more than this IoU are dropped.
     """
 
-    width: int = 160
-    blocks: int = 3
-    shapes: tuple[tuple[float, float], ...] = (
-        (0.07, 0.08),
-        (0.13, 0.22),
-        (0.25, 0.15),
-        (0.22, 0.45),
-        (0.45, 0.35),
-        (0.35, 0.75),
-        (0.75, 0.45),
-        (0.80, 0.85),
-    )
+    width: int = 192
+    blocks: int = 2
+    shapes: tuple[tuple[float, float], ...] = ((0.1, 0.1), (0.3, 0.3), (0.6, 0.6))
     overlap: float = 0.65
 
     def to_dict(self) -> dict[str, Any]:
@@ -154,24 +150,24 @@ class ProposerConfig:
 
 
 class RegionProposer(nn.Module):
-    """Class-agnostic boxes with a score, one anchor-based head on the stride-16 grid.
+    """Class-agnostic boxes with a score: one anchor-based head on the stride-32 grid.
 
     Trained on boxes of the noun phrases of image captions, so a region is "what people mention".
-    Input maps come from the frozen encoder at 320 px: strides 8, 16 and 32.
+    Input maps come from the frozen encoder at 320 px: strides 8, 16 and 32; each cell of the
+    coarse grid sees the 2 x 2 cells of stride 16 and the mean of the 4 x 4 of stride 8 over it.
     """
 
     def __init__(self, config: ProposerConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or ProposerConfig()
         width, self.shapes = config.width, len(config.shapes)
-        self.lateral = nn.ModuleDict(
-            {str(s): nn.Conv2d(CHANNELS[s], width, 1) for s in STRIDES}
-        )
-        self.norm = nn.ModuleDict({str(s): nn.GroupNorm(8, width) for s in STRIDES})
+        inputs = CHANNELS[32] + 4 * CHANNELS[16] + CHANNELS[8]
+        self.norm_in = nn.BatchNorm2d(inputs)
+        self.reduce = nn.Conv2d(inputs, width, 1)
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(width, width, 5, padding=2, groups=width),
                 nn.GroupNorm(8, width),
+                nn.Conv2d(width, width, 3, padding=1, groups=width),
                 nn.Conv2d(width, 2 * width, 1),
                 nn.ReLU(inplace=True),
                 nn.Conv2d(2 * width, width, 1),
@@ -185,9 +181,9 @@ class RegionProposer(nn.Module):
         with torch.no_grad():
             self.out.bias.view(5, self.shapes)[0] = -4.0
 
-    def anchors(self, cells: int = 20) -> Tensor:
+    def anchors(self, cells: int = 10) -> Tensor:
         """(shapes * cells * cells, 4): centre x, centre y, width, height in 0...1."""
-        centre = (16 * (torch.arange(cells, dtype=torch.float32) + 1) - 0.5) / (16 * cells)
+        centre = (torch.arange(cells, dtype=torch.float32) + 0.5) / cells
         shapes = torch.tensor(self.config.shapes)
         y, x = torch.meshgrid(centre, centre, indexing="ij")
         place = torch.stack([x, y], -1).expand(self.shapes, cells, cells, 2)
@@ -195,14 +191,12 @@ class RegionProposer(nn.Module):
 
     def forward(self, maps: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
         """Args: stride -> (B, C, h, w). Returns: boxes (B, A, 4) in 0...1 and logits (B, A)."""
-        parts = {s: self.norm[str(s)](self.lateral[str(s)](maps[s])) for s in STRIDES}
-        x = parts[16] + F.avg_pool2d(parts[8], 2)
-        x = F.relu(x + F.interpolate(parts[32], size=x.shape[-2:], mode="bilinear"))
+        fine = [F.pixel_unshuffle(maps[16], 2), F.avg_pool2d(maps[8], 4)]
+        x = self.reduce(self.norm_in(torch.cat([maps[32], *fine], dim=1)))
         for block in self.blocks:
             x = x + block(x)
-        cells = x.shape[-1]
         out = self.out(F.relu(self.out_norm(x))).unflatten(1, (5, self.shapes)).flatten(2).float()
-        anchors = self.anchors(cells).to(out)
+        anchors = self.anchors(x.shape[-1]).to(out)
         centre = anchors[:, :2] + out[:, 1:3].transpose(1, 2) * anchors[:, 2:]
         size = anchors[:, 2:] * out[:, 3:5].transpose(1, 2).clamp(-2.5, 2.5).exp()
         boxes = torch.cat([centre - size / 2, centre + size / 2], -1).clamp(0.0, 1.0)
@@ -245,3 +239,168 @@ def select_boxes(boxes: Tensor, scores: Tensor, count: int, overlap: float) -> T
         left = left * torch.exp(-(iou[best] ** 2) / 0.5)
         left[iou[best] > overlap] = 0.0
     return boxes[chosen]
+
+
+@dataclass(frozen=True)
+class RegionSet:
+    """Regions of one photograph, ready for an image-sentence model.
+
+    ``features``: (N, C); ``boxes``: (N, 4) in 0...1 of the frame; ``image_size``: (W, H) in pixels
+    of the upright photo; ``kind``: what the boxes are (see :data:`KINDS`, or ``"bottom_up"``).
+    """
+
+    features: Tensor
+    boxes: Tensor
+    image_size: tuple[int, int]
+    kind: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def geometry(self) -> Regions:
+        """The boxes in pixels of the upright photograph."""
+        width, height = self.image_size
+        scale = np.array([width, height, width, height], np.float32)
+        name = "cell" if self.kind == "cells" else "region"
+        names = tuple(f"{name} {i + 1}" for i in range(len(self.boxes)))
+        return Regions(self.boxes.cpu().numpy() * scale, self.image_size, names)
+
+
+class RegionEncoder(nn.Module):
+    """Photographs -> regions of one kind, with features of the frozen image encoder."""
+
+    size = FEATURES
+
+    def __init__(self, network: EfficientNetLite, proposer: RegionProposer) -> None:
+        super().__init__()
+        self.network, self.proposer = network, proposer
+        self.eval()
+        self.requires_grad_(False)
+
+    @torch.inference_mode()
+    def maps(self, photos: Sequence[np.ndarray]) -> dict[int, Tensor]:
+        """Feature maps of photographs squashed to a square: stride -> (B, C, h, w)."""
+        device = self.network.stem.weight.device
+        pixels = torch.from_numpy(np.stack([squashed(photo) for photo in photos])).to(device)
+        x = self.network.stem((pixels.permute(0, 3, 1, 2).float() - MEAN) / SCALE)
+        found: dict[int, Tensor] = {}
+        ends = {self.network.ends[stride]: stride for stride in STRIDES}
+        for index, block in enumerate(self.network.blocks, start=1):
+            x = block(x)
+            if index in ends:
+                found[ends[index]] = x
+        found[32] = self.network.head(x)
+        return found
+
+    @torch.inference_mode()
+    def encode(
+        self, photos: Sequence[np.ndarray], kind: str = "proposals", count: int = REGIONS
+    ) -> list[RegionSet]:
+        """Regions of every photograph.
+
+        Args:
+            photos: upright RGB photographs, uint8 (H, W, 3), each of its own size.
+            kind: "proposals", "cells" or "multiscale".
+
+        Raises:
+            CrossfuseError: an unknown kind.
+        """
+        if kind not in KINDS:
+            raise CrossfuseError(f"Regions are one of {', '.join(KINDS)}, not {kind!r}.")
+        maps = self.maps(photos)
+        device = maps[32].device
+        if kind == "proposals":
+            boxes = self.proposer.propose(maps, count)
+        else:
+            fixed = (grid_boxes() if kind == "cells" else multiscale_boxes()).to(device)
+            boxes = [fixed] * len(photos)
+        sets = []
+        for row, (photo, own) in enumerate(zip(photos, boxes, strict=True)):
+            notes: tuple[str, ...] = ()
+            if not len(own):
+                own = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=device)
+                notes = ("No region was proposed; the whole photograph is the only region.",)
+            here = {stride: values[row : row + 1] for stride, values in maps.items()}
+            features = pool_regions(here, own[None])[0]
+            size = (photo.shape[1], photo.shape[0])
+            sets.append(RegionSet(features.cpu(), own.cpu(), size, kind, notes))
+        return sets
+
+
+def squashed(photo: np.ndarray) -> np.ndarray:
+    """The photograph as the model saw its training photographs: (320, 320, 3) uint8.
+
+    Those were stored at 224 x 224 whatever their aspect, and enlarged to 320; so is this one.
+
+    Raises:
+        CrossfuseError: not uint8 (H, W, 3).
+    """
+    if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8 or 0 in photo.shape:
+        raise CrossfuseError(
+            f"A photograph must be uint8 (height, width, 3); got {photo.dtype} {photo.shape}."
+        )
+    image = Image.fromarray(photo)
+    if image.size != (STORED_SIDE, STORED_SIDE):
+        image = image.resize((STORED_SIDE, STORED_SIDE), Image.Resampling.BICUBIC)
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+
+
+def load_region_encoder(weights: str = "regions", device: str = "cpu") -> RegionEncoder:
+    """EfficientNet-Lite2 and the proposer with its trained weights."""
+    state, card = load_weights(weights)
+    proposer = RegionProposer(ProposerConfig.from_dict(card["config"]))
+    proposer.load_state_dict(state, strict=True)
+    return RegionEncoder(load_image_encoder("lite2").network, proposer).to(device)
+
+
+def read_region_features(file: BinaryIO | bytes, size: int) -> RegionSet:
+    """Features made elsewhere, as published for bottom-up attention.
+
+    Args:
+        file: an ``.npz`` with ``features`` (N, ``size``) and ``boxes`` (N, 4) as x0, y0, x1, y1 in
+            pixels, and ``image_size`` or ``image_w`` and ``image_h`` in pixels; N is at most 100.
+        size: features a region, 2048 for the paper's configuration.
+
+    Raises:
+        CrossfuseError: another layout, boxes off the photograph, or too large a file.
+    """
+    stream = io.BytesIO(file) if isinstance(file, bytes) else file
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_NPZ_BYTES:
+                raise CrossfuseError(
+                    f"The region file unpacks to more than {MAX_NPZ_BYTES >> 20} MiB."
+                )
+        stream.seek(0)
+        with np.load(stream, allow_pickle=False) as arrays:
+            features = np.asarray(arrays["features" if "features" in arrays else "x"], np.float32)
+            boxes = np.asarray(arrays["boxes" if "boxes" in arrays else "bbox"], np.float32)
+            if "image_size" in arrays:
+                width, height = (int(v) for v in arrays["image_size"])
+            else:
+                width, height = int(arrays["image_w"]), int(arrays["image_h"])
+    except (KeyError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
+        raise CrossfuseError(
+            "The region file must be an .npz with features (N, D), boxes (N, 4) in pixels and "
+            f"image_size (W, H): {error}."
+        ) from error
+    if features.ndim != 2 or features.shape[1] != size or not 1 <= len(features) <= 100:
+        raise CrossfuseError(
+            f"The region features must be (1 to 100, {size}) for this model; got {features.shape}."
+        )
+    if boxes.shape != (len(features), 4) or width < 1 or height < 1:
+        raise CrossfuseError(
+            f"The boxes must be ({len(features)}, 4) in pixels of the photo; got {boxes.shape}."
+        )
+    if not (np.isfinite(features).all() and np.isfinite(boxes).all()):
+        raise CrossfuseError("The region file has NaN or infinite values.")
+    relative = boxes / np.array([width, height, width, height], np.float32)
+    if relative.min() < -0.01 or relative.max() > 1.01:
+        raise CrossfuseError(
+            f"Some boxes lie off the photograph of {width} x {height} pixels."
+        )
+    return RegionSet(
+        torch.from_numpy(features),
+        torch.from_numpy(relative.clip(0, 1)),
+        (width, height),
+        "bottom_up",
+    )

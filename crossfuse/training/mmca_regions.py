@@ -102,6 +102,15 @@ def proposer_loss(model: RegionProposer, maps: Maps, truths: Sequence[Tensor]) -
     return score + 2.0 * (1.0 - giou).mean()
 
 
+def mirrored(maps: Tensor) -> Tensor:
+    """What the encoder would see in the mirrored photographs, nearly: (B, C, h, w).
+
+    Cell i is centred at (i + 1) / w of the frame, so the reversed map lies one cell too far to
+    the right; it is moved back, and its last column is doubled.
+    """
+    return torch.cat([maps.flip(-1)[..., 1:], maps[..., :1]], dim=-1)
+
+
 def train_proposer(
     read_maps: Callable[[np.ndarray], Maps],
     boxes: Sequence[np.ndarray],
@@ -123,7 +132,7 @@ def train_proposer(
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    model = RegionProposer(config).train().to(memory_format=torch.channels_last)
+    model = RegionProposer(config).train()
     steps = epochs * (len(rows) // batch)
     optimiser = torch.optim.AdamW(model.parameters(), rate, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=0.1)
@@ -136,7 +145,7 @@ def train_proposer(
             maps = read_maps(chosen)
             truths = [torch.from_numpy(np.asarray(boxes[i], np.float32)) for i in chosen]
             if rng.random() < 0.5:
-                maps = {s: m.flip(-1) for s, m in maps.items()}
+                maps = {s: mirrored(m) for s, m in maps.items()}
                 truths = [torch.stack([1 - t[:, 2], t[:, 1], 1 - t[:, 0], t[:, 3]], 1)
                           if len(t) else t for t in truths]
             with torch.autocast("cpu", torch.bfloat16):

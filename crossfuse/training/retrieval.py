@@ -36,14 +36,15 @@ def recalls(similarity: np.ndarray, per_image: int = 5) -> dict[str, float]:
 def rerank(
     separable: np.ndarray,
     score: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    shortlist: int,
+    shortlist: tuple[int, int],
     per_image: int = 5,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
-    """Score only the ``shortlist`` best candidates of each query, both directions, by ``score``.
+    """Score only the best candidates of each query, both directions, by ``score``.
 
     Args:
         separable: (N, C) similarity that is cheap for all pairs.
         score: (pairs of image indices, caption indices) -> (P,) full similarity.
+        shortlist: captions kept for each image, images kept for each caption.
 
     Returns:
         Two (N, C) matrices, one for image -> text and one for text -> image, in which candidates
@@ -53,10 +54,10 @@ def rerank(
     images, captions = separable.shape
     short_text = np.zeros(separable.shape, bool)
     short_image = np.zeros(separable.shape, bool)
-    few = min(shortlist, captions)
+    few = min(shortlist[0], captions)
     best = np.argpartition(-separable, few - 1, axis=1)[:, :few]
     np.put_along_axis(short_text, best, True, axis=1)
-    few = min(shortlist, images)
+    few = min(shortlist[1], images)
     best = np.argpartition(-separable, few - 1, axis=0)[:few]
     np.put_along_axis(short_image, best, True, axis=0)
     rows, columns = np.nonzero(short_text | short_image)
@@ -67,7 +68,8 @@ def rerank(
     to_image = np.where(short_image, scored, separable + floor)
     own = np.arange(captions)[None] // per_image == np.arange(images)[:, None]
     figures = {
-        "shortlist": float(shortlist),
+        "shortlist_captions": float(shortlist[0]),
+        "shortlist_images": float(shortlist[1]),
         "pairs_scored": float(len(rows)),
         "pairs_of_all_percent": 100.0 * len(rows) / separable.size,
         "shortlist_recall_i2t": 100.0 * float((short_text & own).any(1).mean()),

@@ -1,0 +1,200 @@
+"""Evaluation of MMCA on a captioned data set: retrieval, grounding, proposals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crossfuse.attention import Want
+from crossfuse.data.captions import CaptionedPhoto, phrase_pieces
+from crossfuse.models.mmca import MMCA, ImageStates, SentenceStates
+from crossfuse.training.grounding import Phrase, baselines, ground, iou
+from crossfuse.training.mmca_cache import PER_IMAGE, FeatureCache
+from crossfuse.training.retrieval import recalls, rerank, two_way_recalls
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A split through both separable branches. Caption c belongs to image c // 5."""
+
+    images: ImageStates
+    sentences: SentenceStates
+    boxes: Tensor
+    rows: np.ndarray
+
+    @property
+    def separable(self) -> np.ndarray:
+        """(N, 5 N) i0 . c0."""
+        product = self.images.embedding @ self.sentences.embedding.T
+        return product.numpy()
+
+
+def captions_of(rows: np.ndarray) -> np.ndarray:
+    """Caption numbers of photographs, side by side."""
+    return (rows[:, None] * PER_IMAGE + np.arange(PER_IMAGE)).ravel()
+
+
+@torch.inference_mode()
+def encode_split(
+    model: MMCA, cache: FeatureCache, rows: np.ndarray, kind: str, chunk: int = 100
+) -> Encoded:
+    """Both branches over a split; regions of ``kind``."""
+    images, boxes, sentences = [], [], []
+    for start in range(0, len(rows), chunk):
+        features, own = cache.regions(rows[start : start + chunk], kind)
+        images.append(model.encode_images(features, own))
+        boxes.append(own)
+    captions = captions_of(rows)
+    longest = int((cache.offset[captions + 1] - cache.offset[captions]).max())
+    for start in range(0, len(captions), 5 * chunk):
+        words, mask = cache.words(captions[start : start + 5 * chunk])
+        states = model.encode_sentences(words, mask)
+        short = longest - mask.shape[1]
+        sentences.append(
+            SentenceStates(
+                torch.nn.functional.pad(states.tokens, (0, 0, 0, short)),
+                torch.nn.functional.pad(states.mask, (0, short)),
+                states.embedding,
+            )
+        )
+    return Encoded(
+        ImageStates(*(torch.cat([getattr(s, n) for s in images]) for n in _IMAGE)),
+        SentenceStates(*(torch.cat([getattr(s, n) for s in sentences]) for n in _SENTENCE)),
+        torch.cat(boxes),
+        rows,
+    )
+
+
+_IMAGE = ("tokens", "mask", "embedding")
+_SENTENCE = ("tokens", "mask", "embedding")
+
+
+@torch.inference_mode()
+def score_pairs(
+    model: MMCA,
+    encoded: Encoded,
+    images: np.ndarray,
+    captions: np.ndarray,
+    chunk: int = 500,
+    half: bool = True,
+) -> np.ndarray:
+    """i1 . c1 of given pairs (P,); sentences of like length share a batch.
+
+    ``half``: the unit runs in bfloat16, where the score's error is about 0.002.
+    """
+    lengths = encoded.sentences.mask.sum(1).numpy()[captions]
+    order, crossed = np.argsort(lengths, kind="stable"), np.zeros(len(images), np.float32)
+    for start in range(0, len(order), chunk):
+        some = order[start : start + chunk]
+        longest = int(lengths[some[-1]])
+        text = encoded.sentences.take(torch.from_numpy(captions[some]))
+        text = SentenceStates(text.tokens[:, :longest], text.mask[:, :longest], text.embedding)
+        picture = encoded.images.take(torch.from_numpy(images[some]))
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            crossed[some] = model.cross(picture, text).crossed.float().numpy()
+    return crossed
+
+
+def retrieval_figures(
+    model: MMCA, encoded: Encoded, shortlist: tuple[int, int], alphas: Sequence[float] = ()
+) -> dict[str, dict[str, float]]:
+    """Recall of i0 . c0 alone, and of S re-ranked; ``alphas`` adds a sweep over the weight."""
+    separable = encoded.separable
+    found = {"separable": recalls(separable)}
+    kept: dict[str, np.ndarray] = {}
+
+    def score(images: np.ndarray, captions: np.ndarray) -> np.ndarray:
+        kept["crossed"] = score_pairs(model, encoded, images, captions)
+        return separable[images, captions] + model.config.alpha * kept["crossed"]
+
+    to_text, to_image, figures = rerank(separable, score, shortlist)
+    found["reranked"] = two_way_recalls(to_text, to_image) | figures
+    for alpha in alphas:
+
+        def again(images: np.ndarray, captions: np.ndarray, alpha: float = alpha) -> np.ndarray:
+            return separable[images, captions] + alpha * kept["crossed"]
+
+        both = rerank(separable, again, shortlist)
+        found[f"alpha_{alpha}"] = two_way_recalls(both[0], both[1])
+    return found
+
+
+def phrases_of(
+    photos: Sequence[CaptionedPhoto],
+    rows: np.ndarray,
+    offsets: Callable[[str], list[tuple[int, int]]],
+) -> list[Phrase]:
+    """The boxed phrases of a split; ``offsets`` gives the character range of each word piece."""
+    phrases = []
+    for image, row in enumerate(rows):
+        photo = photos[row]
+        for number, caption in enumerate(photo.captions):
+            ranges = offsets(caption.text)
+            for phrase in caption.phrases:
+                if phrase.chain not in photo.boxes:
+                    continue
+                pieces = phrase_pieces(caption.characters(phrase), ranges)
+                if len(pieces):
+                    boxes = photo.boxes[phrase.chain]
+                    place = image * PER_IMAGE + number
+                    phrases.append(Phrase(image, place, pieces, boxes, phrase.types))
+    return phrases
+
+
+@torch.inference_mode()
+def word_region_maps(
+    model: MMCA, encoded: Encoded, captions: np.ndarray, chunk: int = 100
+) -> dict[int, np.ndarray]:
+    """Word -> region block of the first cross map of true pairs: caption -> (heads, n, k)."""
+    maps: dict[int, np.ndarray] = {}
+    for start in range(0, len(captions), chunk):
+        some = captions[start : start + chunk]
+        out = model.cross(
+            encoded.images.take(torch.from_numpy(some // PER_IMAGE)),
+            encoded.sentences.take(torch.from_numpy(some)),
+            Want.everything(),
+        )
+        k = encoded.boxes.shape[1]
+        block = next(m for m in out.maps if m.stage == "cross").weights[:, :, k:, :k]
+        maps.update(zip(some.tolist(), block.numpy().astype(np.float16), strict=True))
+    return maps
+
+
+def phrase_map(block: np.ndarray, pieces: np.ndarray, heads: Sequence[int] | None) -> np.ndarray:
+    """(heads, n, k) -> (k,): mean over heads and the phrase's pieces, renormalised over regions."""
+    chosen = block if heads is None else block[list(heads)]
+    row = chosen[:, pieces].astype(np.float64).mean((0, 1))
+    return row / max(row.sum(), 1e-12)
+
+
+def grounding_figures(
+    model: MMCA, encoded: Encoded, phrases: list[Phrase], heads: Sequence[int] | None = None
+) -> dict[str, dict[str, float]]:
+    """Pointing game and the rest, for the map and for pointing without one."""
+    captions = np.unique([phrase.caption for phrase in phrases])
+    maps = word_region_maps(model, encoded, captions)
+    boxes = encoded.boxes.numpy()
+    regions = [boxes[phrase.image] for phrase in phrases]
+    rows = [phrase_map(maps[phrase.caption], phrase.pieces, heads) for phrase in phrases]
+    return {
+        "map": ground(phrases, rows, regions).figures(),
+        "baselines": baselines(phrases, regions),
+    }
+
+
+def proposal_recall(
+    truths: Sequence[np.ndarray], proposals: Sequence[np.ndarray], threshold: float = 0.5
+) -> float:
+    """Percent of true boxes that some proposal of their photograph overlaps with IoU >= .5."""
+    found = [
+        iou(box, own).max(initial=0.0) >= threshold
+        for truth, own in zip(truths, proposals, strict=True)
+        for box in truth
+    ]
+    return 100.0 * float(np.mean(found))
