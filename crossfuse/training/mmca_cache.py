@@ -43,23 +43,31 @@ class FeatureCache:
         tag = "flip" if flip else "plain"
         return (self.root / f"{tag}_{kind}.npy").exists()
 
-    def regions(self, rows: np.ndarray, kind: str, flip: bool = False) -> tuple[Tensor, Tensor]:
-        """Region features (B, 36, C) float32 and boxes (B, 36, 4)."""
+    def regions(
+        self, rows: np.ndarray, kind: str, flip: bool = False, only: np.ndarray | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Region features (B, 36, C) float32 and boxes (B, 36, 4); or ``only`` some of the 36."""
         name = f"{'flip' if flip else 'plain'}_{kind}"
-        features = torch.from_numpy(self._array(name)[rows].astype(np.float32))
-        boxes = self._array(f"{name}_boxes")[rows].astype(np.float32)
+        place = rows if only is None else np.ix_(rows, only)
+        features = torch.from_numpy(self._array(name)[place].astype(np.float32))
+        boxes = self._array(f"{name}_boxes")[place].astype(np.float32)
         return features, torch.from_numpy(boxes)
 
-    def words(self, captions: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Token states (B, n, 768) float32, zero where padded, and the mask (B, n)."""
+    def words(self, captions: np.ndarray, longest: int = 512) -> tuple[Tensor, Tensor]:
+        """Token states (B, n, 768) float32, zero where padded, and the mask (B, n).
+
+        Sentences are cut to ``longest`` word pieces, [SEP] kept.
+        """
         lengths = self.offset[captions + 1] - self.offset[captions]
+        ends, lengths = self.offset[captions + 1] - 1, np.minimum(lengths, longest)
         states = np.zeros((len(captions), int(lengths.max()), 768), np.float32)
         middle, last = self._array("text_l3"), self._array("text_last")
         for row, (start, length) in enumerate(
             zip(self.offset[captions], lengths, strict=True)
         ):
-            states[row, :length, :384] = middle[start : start + length]
-            states[row, :length, 384:] = last[start : start + length]
+            states[row, : length - 1, :384] = middle[start : start + length - 1]
+            states[row, : length - 1, 384:] = last[start : start + length - 1]
+            states[row, length - 1] = np.concatenate([middle[ends[row]], last[ends[row]]])
         mask = np.arange(states.shape[1])[None] < lengths[:, None]
         return torch.from_numpy(states), torch.from_numpy(mask)
 

@@ -1,0 +1,278 @@
+"""MMCA on a photograph and sentences: scores, and the trace of one pair; or a gallery search.
+
+Inputs of a request (options ``task="match"``, the default):
+
+    photo       bytes of an image file (or uint8 array (H, W, 3))
+    text        the sentence
+    others      tuple of sentences to compare it with (optional)
+    features    bytes of an .npz with region features made elsewhere (instead of own regions)
+
+and for ``task="gallery"``: ``photos``, a tuple of image files, and ``text``. Options: ``regions``,
+one of "proposals", "cells", "multiscale"; ``weights``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crossfuse.attention import NOTHING, Want
+from crossfuse.data.images import read_image
+from crossfuse.encoders.regions import (
+    KINDS,
+    RegionEncoder,
+    RegionSet,
+    load_region_encoder,
+    read_region_features,
+)
+from crossfuse.encoders.text import Sentence, TextEncoder, load_text_encoder, pad_states
+from crossfuse.engine.context import Context
+from crossfuse.engine.messages import Request, Result
+from crossfuse.errors import CrossfuseError
+from crossfuse.geometry import Joined
+from crossfuse.models.mmca import MMCA, ImageStates, MMCAOutput
+from crossfuse.trace import AttentionMap, Trace
+
+MAX_OTHERS, MAX_PHOTOS = 40, 200
+
+
+@dataclass(frozen=True)
+class ImageSide:
+    """What one photograph gives, whatever the sentence: kept between requests."""
+
+    regions: RegionSet
+    states: ImageStates
+    notes: tuple[str, ...]
+
+
+def run(request: Request, context: Context) -> Result:
+    """Answer one request.
+
+    Raises:
+        CrossfuseError: no photo, an empty sentence, an unreadable file, an unknown option.
+    """
+    task = str(request.options.get("task", "match"))
+    if task == "match":
+        return _match(request, context)
+    if task == "gallery":
+        return _gallery(request, context)
+    raise CrossfuseError(f"MMCA can do the tasks match and gallery, not {task!r}.")
+
+
+def _match(request: Request, context: Context) -> Result:
+    model = _model(request, context)
+    context.stage("looking at the photograph", 0.1)
+    side = _image_side(request, context, model, request.inputs.get("photo"))
+    context.stage("reading the sentences", 0.6)
+    text = str(request.inputs.get("text", ""))
+    others = tuple(str(other) for other in request.inputs.get("others", ()))
+    if len(others) > MAX_OTHERS:
+        raise CrossfuseError(f"At most {MAX_OTHERS} sentences are compared; got {len(others)}.")
+    sentences = [_sentence(context, model, s) for s in (text, *others)]
+    context.stage("matching", 0.8)
+    first = _cross(model, side.states, sentences[:1], Want.everything())
+    scores = [first]
+    if others:
+        scores.append(_cross(model, side.states, sentences[1:]))
+    merged = _merged_map(first, sentences[0], len(side.regions.boxes))
+    outputs = {
+        "sentences": [text, *others],
+        "similarity": _numbers([s.similarity for s in scores]),
+        "separable": _numbers([s.separable for s in scores]),
+        "crossed": _numbers([s.crossed for s in scores]),
+        "alpha": float(model.config.alpha),
+        "region_shares": first.region_shares[0].cpu().numpy(),
+        "looking_across": _looking_across(merged, len(side.regions.boxes)),
+        "regions": side.regions.kind,
+    }
+    notes = (*side.notes, *sentences[0].notes)
+    return Result(_trace(side, sentences[0], first, merged, outputs), outputs, notes)
+
+
+def _gallery(request: Request, context: Context) -> Result:
+    model = _model(request, context)
+    photos = tuple(request.inputs.get("photos", ()))
+    if not 1 <= len(photos) <= MAX_PHOTOS:
+        raise CrossfuseError(f"A gallery takes 1 to {MAX_PHOTOS} photographs; got {len(photos)}.")
+    context.stage("reading the sentence", 0.02)
+    sentence = _sentence(context, model, str(request.inputs.get("text", "")))
+    table = np.full((3, len(photos)), np.nan, np.float32)
+    notes = list(sentence.notes)
+    for index, photo in enumerate(photos):
+        context.stage("looking at the photographs", 0.05 + 0.95 * index / len(photos))
+        try:
+            side = _image_side(request, context, model, photo)
+        except CrossfuseError as error:
+            notes.append(f"Photograph {index + 1} was left out: {error}")
+            continue
+        out = _cross(model, side.states, [sentence])
+        table[:, index] = [float(v) for v in (out.similarity, out.separable, out.crossed)]
+    if np.isnan(table).all():
+        raise CrossfuseError(f"None of the photographs can be read. {notes[-1]}")
+    order = np.argsort(-np.nan_to_num(table[0], nan=-np.inf), kind="stable")
+    readable = int(np.isfinite(table[0]).sum())
+    outputs = {
+        "similarity": table[0],
+        "separable": table[1],
+        "crossed": table[2],
+        "order": order[:readable],
+        "sentence": sentence.text,
+    }
+    return Result(None, outputs, tuple(notes))
+
+
+def _model(request: Request, context: Context) -> MMCA:
+    weights = request.options.get("weights")
+    return cast(MMCA, context.model("mmca", None if weights is None else str(weights)))
+
+
+def _text_encoder(context: Context, name: str) -> TextEncoder:
+    return context.resource(("mmca", "text encoder", name), lambda: load_text_encoder(name))
+
+
+def _region_encoder(context: Context) -> RegionEncoder:
+    return context.resource(("mmca", "region encoder"), load_region_encoder)
+
+
+def _image_side(request: Request, context: Context, model: MMCA, photo: object) -> ImageSide:
+    """The regions and their states, kept under the content of the photograph."""
+    features = request.inputs.get("features")
+    kind = "bottom_up" if features is not None else str(request.options.get("regions", KINDS[0]))
+    source = features if features is not None else photo
+    if source is None:
+        raise CrossfuseError("There is no photograph: choose a sample or upload one.")
+    data = np.ascontiguousarray(source).data if isinstance(source, np.ndarray) else source
+    digest = hashlib.blake2b(cast(bytes, data), digest_size=16).hexdigest()
+
+    def build() -> ImageSide:
+        if features is not None:
+            regions, notes = read_region_features(features, model.config.region_size), ()
+        else:
+            pixels, notes = _pixels(photo)
+            regions = _region_encoder(context).encode([pixels], kind)[0]
+        with torch.inference_mode():
+            states = model.encode_images(
+                regions.features[None].to(context.device),
+                regions.boxes[None].to(context.device),
+                want=Want.everything(),
+            )
+        return ImageSide(regions, states, (*notes, *regions.notes))
+
+    weights = request.options.get("weights")
+    return context.resource(("mmca", "image side", digest, kind, weights), build)
+
+
+def _pixels(photo: object) -> tuple[np.ndarray, tuple[str, ...]]:
+    if isinstance(photo, np.ndarray):
+        return photo, ()
+    read = read_image(cast(bytes, photo))
+    return read.pixels, read.notes
+
+
+def _sentence(context: Context, model: MMCA, text: str) -> Sentence:
+    encoder = _text_encoder(context, model.config.words)
+    return context.resource(
+        ("mmca", "sentence", model.config.words, text), lambda: encoder.encode([text])[0]
+    )
+
+
+@torch.inference_mode()
+def _cross(
+    model: MMCA, image: ImageStates, sentences: Sequence[Sentence], want: Want = NOTHING
+) -> MMCAOutput:
+    """One photograph with several sentences."""
+    words, mask = pad_states(sentences)
+    device = image.tokens.device
+    states = model.encode_sentences(words.to(device), mask.to(device))
+    same = torch.zeros(len(sentences), dtype=torch.long, device=device)
+    return model.cross(image.take(same), states, want)
+
+
+def _numbers(parts: Sequence[Tensor]) -> np.ndarray:
+    return torch.cat(list(parts)).cpu().numpy()
+
+
+def _merged_map(out: MMCAOutput, sentence: Sentence, regions: int) -> list[np.ndarray]:
+    """Cross maps with word pieces merged to words: received attention adds up, given averages."""
+    pieces = sentence.merge
+    size = regions + len(sentence.words)
+    collect = np.zeros((size, regions + pieces.shape[1]), np.float32)
+    collect[:regions, :regions] = np.eye(regions)
+    collect[regions:, regions:] = pieces
+    average = collect / collect.sum(1, keepdims=True)
+    return [
+        average @ layer.weights[0].cpu().numpy() @ collect.T
+        for layer in out.maps
+        if layer.stage == "cross"
+    ]
+
+
+def _looking_across(merged: list[np.ndarray], regions: int) -> np.ndarray:
+    """Share of each token's attention that goes to the other modality, first layer, head mean."""
+    mean = merged[0].mean(0)
+    to_words, to_regions = mean[:regions, regions:].sum(1), mean[regions:, :regions].sum(1)
+    return np.concatenate([to_words, to_regions])
+
+
+def _trace(
+    side: ImageSide,
+    sentence: Sentence,
+    out: MMCAOutput,
+    merged: list[np.ndarray],
+    outputs: dict[str, object],
+) -> Trace:
+    regions = side.regions.geometry
+    tokens = Joined((regions, sentence.words), ("regions", "words"))
+    maps = [
+        AttentionMap("self", m.layer, "regions→regions", "regions", "regions",
+                     m.weights[0].cpu().numpy())
+        for m in side.states.maps
+    ]  # fmt: skip
+    maps += [
+        AttentionMap("cross", layer, "tokens→tokens", "tokens", "tokens", weights)
+        for layer, weights in enumerate(merged)
+    ]
+    meta = {
+        "text": sentence.text,
+        "regions": side.regions.kind,
+        "similarity": float(out.similarity[0]),
+        "separable": float(out.separable[0]),
+        "crossed": float(out.crossed[0]),
+        "alpha": outputs["alpha"],
+    }
+    return Trace("mmca", {"regions": regions, "tokens": tokens}, tuple(maps), meta)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--image", type=Path, required=True, help="the photograph")
+    parser.add_argument("--text", required=True, help="the sentence")
+    parser.add_argument("--other", action="append", default=[], help="a sentence to compare with")
+    parser.add_argument("--regions", choices=KINDS, default=KINDS[0], help="kind of regions")
+    parser.add_argument("--features", type=Path, help="region features (.npz) made elsewhere")
+
+
+def request_from_arguments(arguments: argparse.Namespace) -> Request:
+    """Raises CrossfuseError if a file cannot be read."""
+    inputs: dict[str, object] = {
+        "photo": _read_file(arguments.image),
+        "text": arguments.text,
+        "others": tuple(arguments.other),
+    }
+    if arguments.features is not None:
+        inputs["features"] = _read_file(arguments.features)
+    return Request("mmca", inputs, {"regions": arguments.regions})
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CrossfuseError(f"{path} cannot be read: {error.strerror}.") from error
