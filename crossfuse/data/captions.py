@@ -35,7 +35,7 @@ PER_IMAGE = 5
 
 @dataclass(frozen=True)
 class PhraseSpan:
-    """Words ``start`` ... ``start + length - 1`` of ``text.split(" ")`` name the thing ``chain``."""
+    """Tokens ``start`` ... ``start + length - 1`` of a sentence name the thing ``chain``."""
 
     chain: str
     types: tuple[str, ...]

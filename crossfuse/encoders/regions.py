@@ -21,25 +21,23 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO
+from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 from crossfuse.encoders.image import MEAN, SCALE, EfficientNetLite, load_image_encoder
+from crossfuse.encoders.proposer import CHANNELS, REGIONS, ProposerConfig, RegionProposer
 from crossfuse.errors import CrossfuseError
 from crossfuse.geometry import Regions
 from crossfuse.weights import load_weights
 
 SIDE, STORED_SIDE = 320, 224
 STRIDES = (8, 16, 32)
-CHANNELS = {8: 48, 16: 120, 32: 1280}
 FEATURES = sum(CHANNELS.values())
-REGIONS = 36
 KINDS = ("proposals", "cells", "multiscale")
 MAX_NPZ_BYTES = 64 << 20
 
@@ -109,136 +107,8 @@ def multiscale_boxes() -> Tensor:
     boxes += [(0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0), (0.0, 0.0, 0.5, 1.0), (0.5, 0, 1, 1)]
     boxes += [(x, 0.1, x + 0.3, 0.95) for x in (0.0, 0.175, 0.35, 0.525, 0.7)]
     boxes += [(x, y, x + 0.5, y + 0.5) for y in (0.0, 0.25, 0.5) for x in (0.0, 0.25, 0.5)]
-    boxes += [
-        (x / 4, y / 4, (x + 1) / 4, (y + 1) / 4) for y in range(4) for x in range(4)
-    ]
+    boxes += [(x / 4, y / 4, (x + 1) / 4, (y + 1) / 4) for y in range(4) for x in range(4)]
     return torch.tensor(boxes, dtype=torch.float32)
-
-
-def box_iou(first: Tensor, second: Tensor) -> Tensor:
-    """Intersection over union of every pair: (..., N, 4) x (..., M, 4) -> (..., N, M)."""
-    low = torch.maximum(first[..., :, None, :2], second[..., None, :, :2])
-    high = torch.minimum(first[..., :, None, 2:], second[..., None, :, 2:])
-    inner = (high - low).clamp(min=0).prod(-1)
-
-    def area(boxes: Tensor) -> Tensor:
-        return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
-
-    union = area(first)[..., :, None] + area(second)[..., None, :] - inner
-    return inner / union.clamp(min=1e-9)
-
-
-@dataclass(frozen=True)
-class ProposerConfig:
-    """Sizes of the proposer. ``shapes``: anchor (width, height) in 0...1 of the frame.
-
-    ``overlap``: boxes that overlap a better one by more than this IoU are dropped.
-    """
-
-    width: int = 192
-    blocks: int = 2
-    shapes: tuple[tuple[float, float], ...] = ((0.1, 0.1), (0.3, 0.3), (0.6, 0.6))
-    overlap: float = 0.65
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ProposerConfig:
-        shapes = tuple((float(w), float(h)) for w, h in values["shapes"])
-        return cls(**{**values, "shapes": shapes})
-
-
-class RegionProposer(nn.Module):
-    """Class-agnostic boxes with a score: one anchor-based head on the stride-32 grid.
-
-    Trained on boxes of the noun phrases of image captions, so a region is "what people mention".
-    Input maps come from the frozen encoder at 320 px: strides 8, 16 and 32; each cell of the
-    coarse grid sees the 2 x 2 cells of stride 16 and the mean of the 4 x 4 of stride 8 over it.
-    """
-
-    def __init__(self, config: ProposerConfig | None = None) -> None:
-        super().__init__()
-        self.config = config = config or ProposerConfig()
-        width, self.shapes = config.width, len(config.shapes)
-        inputs = CHANNELS[32] + 4 * CHANNELS[16] + CHANNELS[8]
-        self.norm_in = nn.BatchNorm2d(inputs)
-        self.reduce = nn.Conv2d(inputs, width, 1)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.GroupNorm(8, width),
-                nn.Conv2d(width, width, 3, padding=1, groups=width),
-                nn.Conv2d(width, 2 * width, 1),
-                nn.ReLU(inplace=True),
-                nn.Conv2d(2 * width, width, 1),
-            )
-            for _ in range(config.blocks)
-        )
-        self.out_norm = nn.GroupNorm(8, width)
-        self.out = nn.Conv2d(width, 5 * self.shapes, 1)
-        nn.init.normal_(self.out.weight, std=0.01)
-        nn.init.zeros_(self.out.bias)
-        with torch.no_grad():
-            self.out.bias.view(5, self.shapes)[0] = -4.0
-
-    def anchors(self, cells: int = 10) -> Tensor:
-        """(shapes * cells * cells, 4): centre x, centre y, width, height in 0...1."""
-        centre = (torch.arange(cells, dtype=torch.float32) + 0.5) / cells
-        shapes = torch.tensor(self.config.shapes)
-        y, x = torch.meshgrid(centre, centre, indexing="ij")
-        place = torch.stack([x, y], -1).expand(self.shapes, cells, cells, 2)
-        return torch.cat([place, shapes[:, None, None].expand_as(place)], -1).flatten(0, 2)
-
-    def forward(self, maps: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
-        """Args: stride -> (B, C, h, w). Returns: boxes (B, A, 4) in 0...1 and logits (B, A)."""
-        fine = [F.pixel_unshuffle(maps[16], 2), F.avg_pool2d(maps[8], 4)]
-        x = self.reduce(self.norm_in(torch.cat([maps[32], *fine], dim=1)))
-        for block in self.blocks:
-            x = x + block(x)
-        out = self.out(F.relu(self.out_norm(x))).unflatten(1, (5, self.shapes)).flatten(2).float()
-        anchors = self.anchors(x.shape[-1]).to(out)
-        centre = anchors[:, :2] + out[:, 1:3].transpose(1, 2) * anchors[:, 2:]
-        size = anchors[:, 2:] * out[:, 3:5].transpose(1, 2).clamp(-2.5, 2.5).exp()
-        boxes = torch.cat([centre - size / 2, centre + size / 2], -1).clamp(0.0, 1.0)
-        return boxes, out[:, 0]
-
-    @torch.no_grad()
-    def propose(self, maps: Mapping[int, Tensor], count: int = REGIONS) -> list[Tensor]:
-        """The boxes to keep of each photograph, best first: a list of (<= count, 4) in 0...1."""
-        boxes, logits = self(maps)
-        return [
-            select_boxes(b, s, count, self.config.overlap)
-            for b, s in zip(boxes, logits.sigmoid(), strict=True)
-        ]
-
-
-def select_boxes(boxes: Tensor, scores: Tensor, count: int, overlap: float) -> Tensor:
-    """Greedy choice of boxes for recall at a budget.
-
-    Boxes in order of score; after each choice, boxes that overlap it by more than ``overlap``
-    (IoU) are out, and the score of the others falls with their overlap (soft suppression,
-    Bodla et al., ICCV 2017, Gaussian form), so that the budget spreads over the photograph.
-
-    Args:
-        boxes: (A, 4); scores: (A,) in 0...1. Boxes thinner than 1/100 of a side are dropped.
-
-    Returns:
-        (<= count, 4), in order of choice.
-    """
-    scores, order = scores.topk(min(600, len(scores)))
-    boxes = boxes[order]
-    sound = ((boxes[:, 2:] - boxes[:, :2]) > 0.01).all(1)
-    boxes, left = boxes[sound], scores[sound].clone()
-    chosen: list[int] = []
-    iou = box_iou(boxes, boxes)
-    for _ in range(min(count, len(boxes))):
-        best = int(left.argmax())
-        if left[best] <= 0:
-            break
-        chosen.append(best)
-        left = left * torch.exp(-(iou[best] ** 2) / 0.5)
-        left[iou[best] > overlap] = 0.0
-    return boxes[chosen]
 
 
 @dataclass(frozen=True)
@@ -395,9 +265,7 @@ def read_region_features(file: BinaryIO | bytes, size: int) -> RegionSet:
         raise CrossfuseError("The region file has NaN or infinite values.")
     relative = boxes / np.array([width, height, width, height], np.float32)
     if relative.min() < -0.01 or relative.max() > 1.01:
-        raise CrossfuseError(
-            f"Some boxes lie off the photograph of {width} x {height} pixels."
-        )
+        raise CrossfuseError(f"Some boxes lie off the photograph of {width} x {height} pixels.")
     return RegionSet(
         torch.from_numpy(features),
         torch.from_numpy(relative.clip(0, 1)),

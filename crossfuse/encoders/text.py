@@ -234,9 +234,7 @@ def load_text_encoder(name: str) -> TextEncoder:
 def checked_text(text: str) -> str:
     """The text, if there is something to encode in it and it is not too long."""
     if not text.strip():
-        raise CrossfuseError(
-            "The sentence is empty: write at least one word about the photograph."
-        )
+        raise CrossfuseError("The sentence is empty: write at least one word about the photograph.")
     if len(text) > MAX_CHARACTERS:
         raise CrossfuseError(
             f"The sentence has {len(text)} characters; at most {MAX_CHARACTERS} are read. "

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -195,7 +195,8 @@ class SentenceCNN(nn.Module):
 
     def __init__(self, size: int, config: MMCAConfig, mean: bool) -> None:
         super().__init__()
-        channels, self.mean = config.convolution, mean
+        self.channels = channels = config.convolution
+        self.mean = mean
         self.convolutions = nn.ModuleList(
             nn.Linear(size * window, channels) for window in config.windows
         )
@@ -209,7 +210,7 @@ class SentenceCNN(nn.Module):
         for window, layer in zip(self.windows, self.convolutions, strict=True):
             count = tokens.shape[1] - window + 1
             if count < 1:
-                pooled.append(tokens.new_zeros(len(tokens), layer.out_features))
+                pooled.append(tokens.new_zeros((len(tokens), self.channels)))
                 continue
             grams = torch.cat([tokens[:, i : i + count] for i in range(window)], dim=-1)
             whole = torch.stack([mask[:, i : i + count] for i in range(window)]).all(0)
@@ -346,7 +347,7 @@ class MMCA(nn.Module):
         Returns:
             (B sentences, n, C images, k); padded regions are -inf.
         """
-        unit = self.cross_units[0]
+        unit = cast(TransformerUnit, self.cross_units[0])
         query = merge_heads(unit.queries(sentences.tokens)) / unit.heads
         key = merge_heads(unit.keys(images.tokens))
         score = torch.einsum("bnd,ckd->bnck", query, key)

@@ -153,8 +153,9 @@ def _image_side(request: Request, context: Context, model: MMCA, photo: object) 
     digest = hashlib.blake2b(cast(bytes, data), digest_size=16).hexdigest()
 
     def build() -> ImageSide:
+        notes: tuple[str, ...] = ()
         if features is not None:
-            regions, notes = read_region_features(features, model.config.region_size), ()
+            regions = read_region_features(features, model.config.region_size)
         else:
             pixels, notes = _pixels(photo)
             regions = _region_encoder(context).encode([pixels], kind)[0]

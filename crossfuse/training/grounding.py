@@ -98,12 +98,14 @@ class Grounding:
             values = getattr(self, name)
             table[f"{name}_all"] = percent(values)
             table[f"{name}_small"] = percent(values[self.small])
-        return {**table, "phrases": float(len(self.small)), "small_phrases": float(self.small.sum())}
+        return {
+            **table,
+            "phrases": float(len(self.small)),
+            "small_phrases": float(self.small.sum()),
+        }
 
 
-def ground(
-    phrases: list[Phrase], maps: list[np.ndarray], regions: list[np.ndarray]
-) -> Grounding:
+def ground(phrases: list[Phrase], maps: list[np.ndarray], regions: list[np.ndarray]) -> Grounding:
     """Outcomes for phrases with a map over regions each.
 
     Args:

@@ -211,16 +211,12 @@ class Trainer:
         region_mask[:, 0] = True
         images = model.encode_images(regions, boxes, region_mask)
         which = np.argsort(rng.random((len(rows), PER_IMAGE)), axis=1)[:, : recipe.captions]
-        words, mask = self.cache.words(
-            (rows[:, None] * PER_IMAGE + which).ravel(), recipe.longest
-        )
+        words, mask = self.cache.words((rows[:, None] * PER_IMAGE + which).ravel(), recipe.longest)
         kept = torch.rand(mask.shape) >= recipe.drop_words
         kept[:, 0] = True
         sentences = model.encode_sentences(words, mask & kept)
         similarity = images.embedding.float() @ sentences.embedding.float().T
-        separable = contrast(
-            similarity * self.temperatures.of("separable"), recipe.captions
-        )
+        separable = contrast(similarity * self.temperatures.of("separable"), recipe.captions)
         loss, parts = separable, {"separable": float(separable.detach())}
         if recipe.alignment:
             few = torch.arange(min(recipe.alignment_batch, len(rows)))
@@ -242,9 +238,7 @@ class Trainer:
             parts |= {"joint": float(pair.detach()), "wins": wins}
         return loss, parts
 
-    def _read_regions(
-        self, rows: np.ndarray, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def _read_regions(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         recipe, cache = self.recipe, self.cache
         kinds = [kind for kind in recipe.region_kinds if cache.has_regions(kind)]
         odds = np.array([recipe.region_odds[recipe.region_kinds.index(kind)] for kind in kinds])

@@ -3,9 +3,9 @@
 A cache folder holds arrays for all photographs of one data set, in the order of its captions file:
 
     plain_s8.npy, plain_s16.npy, plain_s32.npy     (N, cells, C) float16, feature maps, row by row
-    flip_s8.npy ...                                the same of the mirrored photographs (optional)
+    flip_s8.npy ...                                the same of mirrored photographs (optional)
     <plain|flip>_<kind>.npy, <plain|flip>_<kind>_boxes.npy    (N, 36, C) and (N, 36, 4) regions
-    text_meta.npz                                  offset (5 N + 1,), ids: word pieces, [CLS]...[SEP]
+    text_meta.npz                                  offset (5 N + 1,), ids: pieces, [CLS]...[SEP]
     text_l3.npy, text_last.npy                     (word pieces, 384) float16, layers 3 and 6
 """
 
@@ -62,9 +62,7 @@ class FeatureCache:
         ends, lengths = self.offset[captions + 1] - 1, np.minimum(lengths, longest)
         states = np.zeros((len(captions), int(lengths.max()), 768), np.float32)
         middle, last = self._array("text_l3"), self._array("text_last")
-        for row, (start, length) in enumerate(
-            zip(self.offset[captions], lengths, strict=True)
-        ):
+        for row, (start, length) in enumerate(zip(self.offset[captions], lengths, strict=True)):
             states[row, : length - 1, :384] = middle[start : start + length - 1]
             states[row, : length - 1, 384:] = last[start : start + length - 1]
             states[row, length - 1] = np.concatenate([middle[ends[row]], last[ends[row]]])

@@ -64,15 +64,19 @@ def encode_split(
             )
         )
     return Encoded(
-        ImageStates(*(torch.cat([getattr(s, n) for s in images]) for n in _IMAGE)),
-        SentenceStates(*(torch.cat([getattr(s, n) for s in sentences]) for n in _SENTENCE)),
+        ImageStates(
+            torch.cat([s.tokens for s in images]),
+            torch.cat([s.mask for s in images]),
+            torch.cat([s.embedding for s in images]),
+        ),
+        SentenceStates(
+            torch.cat([s.tokens for s in sentences]),
+            torch.cat([s.mask for s in sentences]),
+            torch.cat([s.embedding for s in sentences]),
+        ),
         torch.cat(boxes),
         rows,
     )
-
-
-_IMAGE = ("tokens", "mask", "embedding")
-_SENTENCE = ("tokens", "mask", "embedding")
 
 
 @torch.inference_mode()

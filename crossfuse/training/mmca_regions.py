@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crossfuse.encoders.regions import ProposerConfig, RegionProposer, box_iou
+from crossfuse.encoders.proposer import ProposerConfig, RegionProposer, box_iou
 
 Maps = dict[int, Tensor]
 
@@ -44,9 +44,7 @@ def anchor_shapes(boxes: np.ndarray, count: int, seed: int = 0) -> tuple[tuple[f
 
 def corners(anchors: Tensor) -> Tensor:
     """(A, 4) centre and size -> corners."""
-    return torch.cat(
-        [anchors[:, :2] - anchors[:, 2:] / 2, anchors[:, :2] + anchors[:, 2:] / 2], -1
-    )
+    return torch.cat([anchors[:, :2] - anchors[:, 2:] / 2, anchors[:, :2] + anchors[:, 2:] / 2], -1)
 
 
 def assign(anchors: Tensor, truth: Tensor, per_box: int = 9) -> tuple[Tensor, Tensor]:
@@ -146,8 +144,10 @@ def train_proposer(
             truths = [torch.from_numpy(np.asarray(boxes[i], np.float32)) for i in chosen]
             if rng.random() < 0.5:
                 maps = {s: mirrored(m) for s, m in maps.items()}
-                truths = [torch.stack([1 - t[:, 2], t[:, 1], 1 - t[:, 0], t[:, 3]], 1)
-                          if len(t) else t for t in truths]
+                truths = [
+                    torch.stack([1 - t[:, 2], t[:, 1], 1 - t[:, 0], t[:, 3]], 1) if len(t) else t
+                    for t in truths
+                ]
             with torch.autocast("cpu", torch.bfloat16):
                 loss = proposer_loss(model, maps, truths)
             optimiser.zero_grad()
