@@ -232,7 +232,7 @@ def test_narrow_screen_and_touch(start_app, new_page):
 
 
 def test_painting_is_quick(start_app, page):
-    """Work per hover, without the compositing of the browser; benchmarks/linked_view.py has more."""
+    """Work per hover, without the compositing of the browser; see benchmarks/linked_view.py."""
     view = open_case(page, start_app, "grids")
     box = view.locator("canvas").first.bounding_box()
     times = []
@@ -243,3 +243,13 @@ def test_painting_is_quick(start_app, page):
         expect(view).not_to_have_attribute("data-paints", count)
         times.append(float(view.get_attribute("data-paint-ms")))
     assert np.median(times) <= 16, json.dumps(times)
+
+
+def test_figures_for_print_are_drawn_when_asked_for(start_app, page):
+    view = open_case(page, start_app, "sentence")
+    word(view, "over").click()
+    expect(page.get_by_text("pinned: ('tokens', 10)")).to_be_visible()
+    page.get_by_role("button", name="For print").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="PDF").first.click()
+    assert Path(download.value.path()).read_bytes().startswith(b"%PDF")

@@ -9,6 +9,7 @@ from crossfuse.ui.linked_view.panels import (
     WordsPanel,
     encode_photo,
 )
+from crossfuse.ui.linked_view.print_figures import print_figures
 from crossfuse.ui.linked_view.view import Selection, linked_view
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "WordsPanel",
     "encode_photo",
     "linked_view",
+    "print_figures",
 ]

@@ -15,6 +15,7 @@ from crossfuse.ui.linked_view import (
     Selection,
     WordsPanel,
     linked_view,
+    print_figures,
 )
 
 
@@ -119,6 +120,8 @@ def sentence() -> None:
         selection=Selection("tokens", 8) if "pin" in st.query_params else None,
     )
     report(pinned)
+    images = {"tokens/regions": photo(1)}
+    print_figures("sentence", maps, {"tokens": joined}, pinned, images=images)
 
 
 def relevance() -> None:
