@@ -8,7 +8,7 @@ from crossfuse.ui.shell import page_header
 from crossfuse.ui.state import choose
 from crossfuse.ui.text import t
 
-CHAPTERS = ["steps", "cost"]
+CHAPTERS = ["steps", "photos", "cost"]
 
 page_header("primer")
 chapter = choose(

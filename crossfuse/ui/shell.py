@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import logging
 import unicodedata
 import uuid
@@ -21,6 +23,7 @@ from crossfuse.ui.text import LANGUAGES, t
 
 if TYPE_CHECKING:
     from crossfuse.engine import Request, Result
+    from crossfuse.trace import Trace
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 LOG = logging.getLogger("crossfuse.ui")
@@ -172,14 +175,20 @@ def upload_files(
     content). A file over ``limit_mb`` is refused with a sentence and left out.
     """
     store = f"_uploads_{key}"
-    generation = st.session_state.setdefault(f"_generation_{key}", 0)
+    widget = f"_{key}"
+
+    def forget_removed() -> None:  # not called when the widget is only drawn anew
+        if not st.session_state.get(widget):
+            st.session_state.pop(store, None)
+
     given = st.file_uploader(
         label,
         type=list(types),
         accept_multiple_files=several,
-        key=f"_{key}_{generation}",
+        key=widget,
         help=help,
         max_upload_size=limit_mb,
+        on_change=forget_removed,
     )
     files = given if isinstance(given, list) else [given] if given is not None else []
     if files:
@@ -264,3 +273,47 @@ def downloads(
                 type="tertiary",
                 icon=":material/download:",
             )
+
+
+def trace_downloads(trace: Trace, name: str) -> None:
+    """Buttons for the whole trace: NPZ with every map, CSV with one line a weight.
+
+    ``name``: of the files, without ending.
+    """
+
+    def npz() -> bytes:
+        buffer = io.BytesIO()
+        trace.save(buffer)
+        return buffer.getvalue()
+
+    downloads(
+        {
+            "NPZ": (f"{name}.npz", "application/octet-stream", npz),
+            "CSV": (f"{name}.csv", "text/csv", lambda: weights_csv(trace)),
+        },
+        key=name,
+    )
+
+
+def weights_csv(trace: Trace) -> bytes:
+    """Head mean of every map as CSV (UTF-8 with a mark, so that spreadsheets see Chinese)."""
+    buffer = io.StringIO()
+    table = csv.writer(buffer)
+    table.writerow(["map", "query", "key", "query_label", "key_label", "weight"])
+    for entry in trace.maps:
+        asks = trace.geometries[entry.query].labels
+        asked = trace.geometries[entry.key].labels
+        items = range(len(asks)) if entry.rows is None else entry.rows.tolist()
+        mean = entry.weights.astype("float32").mean(axis=0)
+        for row, item in enumerate(items):
+            for column, weight in enumerate(mean[row].tolist()):
+                table.writerow(
+                    [entry.id, item, column, _inert(asks[item]), _inert(asked[column]),
+                     f"{weight:.6g}"]
+                )  # fmt: skip
+    return buffer.getvalue().encode("utf-8-sig")
+
+
+def _inert(label: str) -> str:
+    """A label that no spreadsheet takes for a formula."""
+    return f"'{label}" if label[:1] in ("=", "+", "-", "@", "\t", "\r") else label

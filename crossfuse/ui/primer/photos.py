@@ -1,0 +1,123 @@
+"""Chapter 2: two photographs look at each other through frozen features."""
+
+from __future__ import annotations
+
+import numpy as np
+import streamlit as st
+
+from crossfuse.engine import Request, Result
+from crossfuse.errors import CrossfuseError
+from crossfuse.explain.controls import sharpness
+from crossfuse.trace import Trace
+from crossfuse.ui.linked_view import ImageGridPanel, Selection, linked_view
+from crossfuse.ui.primer.photographs import choose_photo
+from crossfuse.ui.shell import notes, run_job, show_error, trace_downloads, user_id
+from crossfuse.ui.state import choose
+from crossfuse.ui.text import t
+
+STRIDES = (8, 16, 32)
+SIDE = 320  # pixels of the longer side that the encoder sees
+
+
+def draw() -> None:
+    """Choices, the linked view, and what to try with it."""
+    st.markdown(t("primer.photos_intro"))
+    request = _ask()
+    if request is None:
+        return
+    result = run_job(request, slot="primer_photos")
+    if result is None or result.trace is None:
+        return
+    _view(result, result.trace)
+    notes(result.notes)
+    _controls_said(result.trace)
+    trace_downloads(result.trace, "photographs")
+    st.divider()
+    st.markdown(t("primer.photos_read"))
+
+
+def _ask() -> Request | None:
+    first, second, third = st.columns([3, 3, 4], gap="medium")
+    with first:
+        a = choose_photo("photo_a", t("primer.photo_asks"), "chelsea")
+    with second:
+        b = choose_photo("photo_b", t("primer.photo_asked"), "coffee")
+    with third:
+        treatment = choose(
+            t("primer.treatment"),
+            ["asis", "shuffle", "blank", "self"],
+            key="other",
+            format_func=lambda name: t(f"primer.treatment_{name}"),
+            help=t("primer.treatment_help"),
+        )
+    left, right, _ = st.columns([3, 3, 4], gap="medium", vertical_alignment="bottom")
+    with left:
+        temperature = st.slider(
+            t("primer.photo_temperature"), 0.02, 0.5, 0.1, 0.02, key="sharp",
+            bind="query-params", help=t("primer.photo_temperature_help"),
+        )  # fmt: skip
+    with right:
+        heads = choose(
+            t("primer.heads"), ["1", "2", "4"], key="photo_heads",
+            help=t("primer.photo_heads_help"),
+        )  # fmt: skip
+    inputs: dict[str, str | bytes | np.ndarray] = {"a": a.source}
+    try:
+        if treatment != "self":
+            inputs["b"] = b.treated(treatment)
+    except CrossfuseError as error:
+        show_error(error)
+        return None
+    options = {
+        "strides": STRIDES,
+        "longest_side": SIDE,
+        "heads": int(heads),
+        "temperature": temperature,
+    }
+    return Request("feature_map", inputs, options, user=user_id(), page="primer/photos")
+
+
+def _view(result: Result, trace: Trace) -> None:
+    asks = tuple(name for name in trace.geometries if name.startswith("a"))
+    asked = tuple(name for name in trace.geometries if name.startswith("b"))
+    photo_a = result.outputs["photo_a"]
+    middle = f"a{STRIDES[1]}"
+    if asked:
+        panels = [
+            ImageGridPanel(asks, title=t("primer.panel_asks"), image=photo_a),
+            ImageGridPanel(asked, title=t("primer.panel_asked"), image=result.outputs["photo_b"]),
+        ]
+    else:
+        panels = [
+            ImageGridPanel(asks, title=t("primer.panel_asks"), image=photo_a, role="query"),
+            ImageGridPanel(asks, title=t("primer.panel_itself"), image=photo_a, role="key"),
+        ]
+    grid = trace.geometries[middle]
+    start = len(grid) // 2 + getattr(grid, "columns", 0) // 2
+    linked_view(
+        "photos",
+        panels,
+        trace.maps,
+        trace.geometries,
+        title=t("primer.chapter_photos"),
+        height=430,
+        selection=Selection(middle, start),
+        settings={"stage": f"stride {STRIDES[1]}"},
+        texts={f"stage.stride {stride}": t("primer.stride", stride=stride) for stride in STRIDES},
+        model=trace.model,
+        trace_meta=trace.meta,
+        on_select="ignore",
+    )
+
+
+def _controls_said(trace: Trace) -> None:
+    """How peaked the map is at each stride: the control of a blank photograph gives 1."""
+    columns = st.columns(len(STRIDES))
+    for column, stride in zip(columns, STRIDES, strict=True):
+        entry = next(entry for entry in trace if entry.stage == f"stride {stride}")
+        column.metric(
+            t("primer.sharpness", stride=stride),
+            f"{sharpness(entry):.1f} ×",
+            help=t("primer.sharpness_help"),
+            border=True,
+        )
