@@ -5,6 +5,7 @@ Nothing heavy (torch, models) is imported before the first page is on the screen
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -28,10 +29,29 @@ def get_engine() -> Engine:
     return EmbeddedEngine()
 
 
+class WarmStart:
+    """The warm-up of this process's engine, which starts when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.state: WarmUp | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.state is not None and self.state.done
+
+    def start(self) -> WarmUp:
+        """Import torch in the background, once; call it when something is on the screen."""
+        with self._lock:
+            if self.state is None:
+                self.state = get_engine().warm_up()
+            return self.state
+
+
 @st.cache_resource(show_spinner=False)
-def warm_up() -> WarmUp:
-    """Import torch behind the first paint, once per process."""
-    return get_engine().warm_up()
+def warm_start() -> WarmStart:
+    """The one warm-up of this process."""
+    return WarmStart()
 
 
 class Asking:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from crossfuse.errors import CrossfuseError
-from crossfuse.ui.jobs import asking, warm_up
+from crossfuse.ui.jobs import asking, warm_start
 from crossfuse.ui.navigation import build_navigation
 from crossfuse.ui.state import choose
 from crossfuse.ui.text import LANGUAGES, t
@@ -63,19 +63,23 @@ def browser_language() -> str:
 
 
 def device_badge() -> None:
-    """Where models run. Waits for the warm-up and fills itself in."""
-    waiting = not warm_up().done
+    """Where models run. Starts the warm-up once the page is on the screen, and fills itself in."""
+    waiting = not warm_start().done
+    st.session_state["_drawing_page"] = True
     with st.container(key="device", width="content"):
         st.fragment(_badge, run_every=1.0 if waiting else None)(waiting)
 
 
 def _badge(waited: bool) -> None:
-    work = warm_up()
-    if waited and work.done:
+    # With the page this draws only. The timer's runs come from the browser, so that by then it
+    # has painted, and importing torch delays nobody's first sight.
+    drawing_page = st.session_state.pop("_drawing_page", False)
+    work = warm_start().state if drawing_page else warm_start().start()
+    if waited and not drawing_page and work is not None and work.done:
         st.rerun()  # draws the badge once more, now without the timer
-    if work.error is not None:
+    if work is not None and work.error is not None:
         st.badge(t("shell.device_failed"), color="red", help=str(work.error))
-    elif work.device is None:
+    elif work is None or work.device is None:
         st.badge(t("shell.device_waking"), icon=":material/hourglass_empty:", color="gray")
     else:
         icon = ":material/memory:"

@@ -1,0 +1,176 @@
+"""First paint of the home page against an empty Streamlit app, in Chromium, in turns.
+
+    python benchmarks/first_paint.py --runs 5
+
+Each run starts both servers afresh, one after the other, and opens each in a browser without a
+cache. Painted = the first frame in which the page's own content (its heading) is on the screen;
+whole = the frame in which the script's last element is. ``cold`` is the first visit of a server
+that has just started, ``second`` the next one once the server is idle again. ``cpu`` are the
+processor seconds of server and browser up to the first paint, which other work on the machine
+disturbs less than the clock. Also tells whether torch was in the server's memory at the first
+paint (it must not be) and in the end. Prints one JSON object; needs Playwright and a Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+from playwright.sync_api import Browser, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[1]
+MEASURED = ("first_ms", "whole_ms", "cpu_s")
+EMPTY = "import streamlit as st\n\nst.title('empty')\n"
+OPTIONS = [
+    "--server.headless=true",
+    "--server.address=127.0.0.1",
+    "--browser.gatherUsageStats=false",
+    "--server.fileWatcherType=none",
+]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# Times in ms since navigation: when a heading was first there, and when elements stopped coming.
+WATCH = """
+window.__paint = {first: null, whole: null};
+new MutationObserver(() => requestAnimationFrame(() => {
+  const main = document.querySelector('[data-testid=stMain]');
+  if (!main) return;
+  if (window.__paint.first === null && main.querySelector('h1'))
+    window.__paint.first = performance.now();
+  const count = main.querySelectorAll('[data-testid=stElementContainer]').length;
+  if (count !== window.__paint.count) {
+    window.__paint.count = count; window.__paint.whole = performance.now();
+  }
+})).observe(document, {childList: true, subtree: true});
+"""
+
+
+@contextlib.contextmanager
+def server(script: Path, folder: Path) -> Iterator[tuple[str, int]]:
+    """A fresh Streamlit process in ``folder``; yields its address and process id."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamlit", "run", str(script), *OPTIONS, f"--server.port={port}"],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{address}/_stcore/health", timeout=1)
+                break
+            time.sleep(0.1)
+        yield address, process.pid
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def has_torch(pid: int) -> bool:
+    """True if the process has torch's library in memory."""
+    return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of the server and of every browser process that this one has started."""
+    spent = 0.0
+    browsers = [p for p in psutil.Process().children(recursive=True) if "chrom" in p.name()]
+    for process in (psutil.Process(pid), *browsers):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            spent += times.user + times.system
+    return spent
+
+
+def until_idle(pid: int) -> None:
+    """Wait until the server has used less than a tenth of a core for a second."""
+    process = psutil.Process(pid)
+    while process.cpu_percent(interval=1.0) > 10:
+        pass
+
+
+def visit(browser: Browser, address: str, pid: int, name: str) -> dict[str, float]:
+    """Open the page without a cache and wait until it is whole."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    page.add_init_script(WATCH)
+    before = cpu_seconds(pid)
+    page.goto(address, wait_until="commit")
+    page.wait_for_function("window.__paint && window.__paint.first !== null", timeout=60_000)
+    cpu, torch = cpu_seconds(pid) - before, has_torch(pid)
+    page.wait_for_function("performance.now() - window.__paint.whole > 1500", timeout=60_000)
+    painted = page.evaluate("window.__paint")
+    context.close()
+    found = {"first_ms": painted["first"], "whole_ms": painted["whole"], "cpu_s": cpu}
+    return {f"{name}_{case}": value for case, value in found.items()} | {f"{name}_torch": torch}
+
+
+def measure_one(browser: Browser, script: Path, folder: Path) -> dict[str, float]:
+    with server(script, folder) as (address, pid):
+        until_idle(pid)
+        cold = visit(browser, address, pid, "cold")
+        until_idle(pid)
+        second = visit(browser, address, pid, "second")
+        return cold | second | {"torch_in_the_end": has_torch(pid)}
+
+
+def measure(runs: int, chromium: str) -> dict[str, Any]:
+    """Medians over alternating runs, their ratios, and the single runs."""
+    rows: dict[str, list[dict[str, float]]] = {"empty": [], "home": []}
+    with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
+        empty = Path(scratch) / "empty.py"
+        empty.write_text(EMPTY)
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        for run in range(runs):
+            turn = [("empty", empty, Path(scratch)), ("home", ROOT / "app.py", ROOT)]
+            for name, script, folder in turn if run % 2 == 0 else turn[::-1]:
+                rows[name].append(measure_one(browser, script, folder))
+        browser.close()
+    cases = [f"{visit}_{what}" for visit in ("cold", "second") for what in MEASURED]
+    median = {
+        name: {case: statistics.median(row[case] for row in found) for case in cases}
+        for name, found in rows.items()
+    }
+    return {
+        "ratio": {c: round(median["home"][c] / median["empty"][c], 3) for c in cases},
+        "median": {n: {c: round(v, 2) for c, v in m.items()} for n, m in median.items()},
+        "torch_at_first_paint": any(row["cold_torch"] for row in rows["home"]),
+        "torch_warmed_up_behind_it": all(row["torch_in_the_end"] for row in rows["home"]),
+        "load_average": os.getloadavg()[0],
+        "runs": {n: [[round(row[c], 2) for c in cases] for row in r] for n, r in rows.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--chromium", default=shutil.which("chromium") or "chromium")
+    args = parser.parse_args()
+    print(json.dumps(measure(args.runs, args.chromium), indent=2))
+
+
+if __name__ == "__main__":
+    main()
