@@ -1,0 +1,455 @@
+"""MIT: a 2D-3D interlaced transformer for point clouds labelled by scene tags only.
+
+Yang, Chen, Chuang and Lin, "2D-3D Interlaced Transformer for Point Cloud Segmentation with
+Scene-Level Supervision", ICCV 2023 (arXiv 2310.12817).
+
+    3-D tokens   T3 = mean over a supervoxel of U-Net(voxels) + MLP(q)     (M, D), q mean coordinate
+    2-D tokens   T2 = Linear(image features) (+ view embedding)            (V, D), one per photograph
+    class tokens C  = learnt, with a position embedding, shared             (K, D)
+    encoders     X = [C ; T]:  X += SA(LN X),  X += MLP(LN X)               3 blocks per modality
+    decoder      the stream a asks, the stream b answers, and the roles alternate (4 blocks):
+                 a += SA(LN a)
+                 A  = softmax(Q(LN a) K(LN b)^T / sqrt(d))   over b's own tokens, not its classes
+                 a += W_O A V(LN b),   a += MLP(LN a)
+
+Class logits are the mean over a class token's D numbers. The class activation map (CAM) is a linear
+layer on tokens. Nothing here needs camera poses or depth.
+
+Marked extensions, all off in :meth:`MITConfig.paper`: ``patches`` (each photograph also gives the
+cells of its feature map as tokens, so that attention has a place in the picture), ``shape`` (size
+and colour statistics of a supervoxel beside q), ``decoded_cam`` (a CAM on the decoded 3-D tokens,
+so that the photographs can reach the point labels) and no view embedding (``views=0``: the order of
+the photographs then carries no meaning, and any number of them is welcome).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from crossfuse.attention import NOTHING, LayerMap, Want, attend, merge_heads, split_heads
+from crossfuse.models.sparse_unet import SparseUNet, SparseUNetConfig, batch_grid
+
+VOXEL_FEATURES = 7  # red, green, blue, height, |vertical normal|, flatness, linearity
+SHAPE_FEATURES = VOXEL_FEATURES + 6
+
+
+@dataclass(frozen=True)
+class MITConfig:
+    """``view_features``: width of the frozen image features. ``first_query``: who asks first
+    ("3d" as in the paper's text, "2d" as in the published code). ``interlaced=False``: the 3-D
+    stream asks in every block and the photographs never learn from it (for comparison)."""
+
+    classes: tuple[str, ...]
+    backbone: SparseUNetConfig = field(
+        default_factory=lambda: SparseUNetConfig.small(VOXEL_FEATURES)
+    )
+    view_features: int = 1280
+    width: int = 96
+    heads: int = 4
+    encoder_depth: int = 3
+    decoder_depth: int = 4
+    encoder_ratio: float = 1.0
+    decoder_ratio: float = 0.2
+    dropout: float = 0.1
+    drop_path: float = 0.1
+    views: int = 0
+    first_query: Literal["3d", "2d"] = "3d"
+    interlaced: bool = True
+    patches: bool = True
+    shape: bool = True
+    decoded_cam: bool = True
+
+    @classmethod
+    def small(cls, classes: tuple[str, ...] = (), **changes: object) -> MITConfig:
+        """What is trained here: a CPU-sized backbone and the marked extensions."""
+        names = tuple(classes) or tuple(f"class {i}" for i in range(20))
+        return cls(names, **changes)  # type: ignore[arg-type]
+
+    @classmethod
+    def paper(cls, classes: tuple[str, ...] = ()) -> MITConfig:
+        """The published sizes: MinkUNet18A, ResNet-50 features, 16 views, no extension."""
+        names = tuple(classes) or tuple(f"class {i}" for i in range(20))
+        return cls(
+            names,
+            SparseUNetConfig.minkunet18a(VOXEL_FEATURES),
+            view_features=2048,
+            views=16,
+            patches=False,
+            shape=False,
+            decoded_cam=False,
+        )
+
+
+@dataclass(frozen=True)
+class MITOutput:
+    """K classes, M supervoxels, V photographs.
+
+    ``class_3d, class_2d, class_fused`` (B, K) logits of class tokens; ``cam_3d`` (B, M, K) and
+    ``cam_2d`` (B, V, K) logits on tokens before the transformer; ``cam_decoded`` (B, M, K) or None;
+    ``class_scores``: per decoder block (B, K, K) head-mean scaled scores between the class tokens
+    of both streams, for the pairing loss; ``segment_mask`` (B, M); ``segments`` (B, M, backbone
+    width) pooled backbone features; ``scatter``: mean squared distance of voxel features from them.
+    """
+
+    class_3d: Tensor
+    class_2d: Tensor
+    class_fused: Tensor
+    cam_3d: Tensor
+    cam_2d: Tensor
+    cam_decoded: Tensor | None
+    class_scores: tuple[Tensor, ...]
+    segment_mask: Tensor
+    view_mask: Tensor
+    segments: Tensor
+    scatter: Tensor
+    maps: tuple[LayerMap, ...] = ()
+
+
+class DropPath(nn.Module):
+    """Leaves out a residual branch for whole samples while training (stochastic depth)."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.probability == 0:
+            return x
+        keep = 1 - self.probability
+        return x * (torch.rand(len(x), 1, 1, device=x.device) < keep) / keep
+
+
+class Mlp(nn.Sequential):
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__(
+            nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width)
+        )
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.to_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.to_out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor, want: Want) -> tuple[Tensor, _Map]:
+        query, key, value = (split_heads(t, self.heads) for t in self.to_qkv(x).chunk(3, -1))
+        dropout = self.dropout if self.training else 0.0
+        got = attend(query, key, value, key_mask=mask, dropout=dropout, want=want)
+        return self.to_out(merge_heads(got.output)), _Map(got.weights, value, got.output)
+
+
+@dataclass(frozen=True)
+class _Map:
+    weights: Tensor | None
+    value: Tensor
+    context: Tensor
+
+
+class EncoderBlock(nn.Module):
+    """x += SA(LN x); x += MLP(LN x)."""
+
+    def __init__(self, config: MITConfig, drop_path: float) -> None:
+        super().__init__()
+        width = config.width
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = SelfAttention(width, config.heads, config.dropout)
+        self.mlp = Mlp(width, int(config.encoder_ratio * width), config.dropout)
+        self.drop = DropPath(drop_path)
+
+    def forward(self, x: Tensor, mask: Tensor, want: Want) -> tuple[Tensor, _Map]:
+        update, seen = self.attention(self.norm_attention(x), mask, want)
+        x = x + self.drop(update)
+        return x + self.drop(self.mlp(self.norm_mlp(x))), seen
+
+
+class DecoderBlock(nn.Module):
+    """The asking stream reads itself, then the tokens of the answering stream, never its classes."""
+
+    def __init__(self, config: MITConfig, drop_path: float) -> None:
+        super().__init__()
+        width = config.width
+        self.heads, self.classes = config.heads, len(config.classes)
+        self.norm_self, self.norm_query = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm_key, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = SelfAttention(width, config.heads, 0.0)
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(width, width, bias=False)
+        self.to_v = nn.Linear(width, width, bias=False)
+        self.to_out = nn.Linear(width, width)
+        self.mlp = Mlp(width, int(config.decoder_ratio * width), 0.0)
+        self.drop = DropPath(drop_path)
+
+    def forward(
+        self, asking: Tensor, answering: Tensor, ask_mask: Tensor, answer_mask: Tensor, want: Want
+    ) -> tuple[Tensor, Tensor, _Map, _Map]:
+        """(B, K + N_a, D), (B, K + N_b, D) -> updated asking stream, class scores, both maps."""
+        k = self.classes
+        update, own = self.attention(self.norm_self(asking), ask_mask, want)
+        asking = asking + self.drop(update)
+        query = split_heads(self.to_q(self.norm_query(asking)), self.heads)
+        answers = self.norm_key(answering)
+        key = split_heads(self.to_k(answers), self.heads)
+        value = split_heads(self.to_v(answers[:, k:]), self.heads)
+        got = attend(query, key[:, :, k:], value, key_mask=answer_mask[:, k:], want=want)
+        scale = query.shape[-1] ** -0.5
+        scores = (query[:, :, :k] @ key[:, :, :k].transpose(-2, -1) * scale).mean(1)
+        asking = asking + self.drop(self.to_out(merge_heads(got.output)))
+        asking = asking + self.drop(self.mlp(self.norm_mlp(asking)))
+        return asking, scores, own, _Map(got.weights, value, got.output)
+
+
+class MIT(nn.Module):
+    """Points and photographs of one place in; class logits, CAMs and attention maps out."""
+
+    Config = MITConfig
+
+    def __init__(self, config: MITConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, classes = config.width, len(config.classes)
+        self.backbone = SparseUNet(config.backbone)
+        made = config.backbone.outputs
+        self.lift = nn.Linear(made, width) if made != width else nn.Identity()
+        extra = SHAPE_FEATURES if config.shape else 0
+        self.place = nn.Sequential(nn.Linear(3 + extra, width), nn.ReLU(), nn.Linear(width, width))
+        self.view_in = nn.Linear(config.view_features, width)
+        self.view_position = nn.Parameter(torch.randn(max(config.views, 1), width) * 0.02)
+        if not config.views:
+            self.view_position.requires_grad_(False).zero_()
+        self.class_tokens = nn.Parameter(torch.randn(classes, width) * 0.02)
+        self.class_position = nn.Parameter(torch.randn(classes, width) * 0.02)
+        if config.patches:
+            self.patch_kind = nn.Parameter(torch.randn(width) * 0.02)
+        depth, deep = config.encoder_depth, config.decoder_depth
+        rates = [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.encoder_3d = nn.ModuleList(EncoderBlock(config, rate) for rate in rates)
+        self.encoder_2d = nn.ModuleList(EncoderBlock(config, rate) for rate in rates)
+        self.decoder = nn.ModuleList(DecoderBlock(config, config.drop_path) for _ in range(deep))
+        self.cam_3d, self.cam_2d = nn.Linear(width, classes), nn.Linear(width, classes)
+        if config.decoded_cam:
+            self.cam_decoded = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, classes))
+
+    @staticmethod
+    def example_inputs(config: MITConfig, batch: int, seed: int) -> dict[str, Tensor]:
+        """Small random clouds and photographs, as keyword arguments of :meth:`forward`."""
+        make = torch.Generator().manual_seed(seed)
+        count, segments, views, patches = 60, 6, config.views or 3, 4
+        cells = torch.stack(
+            [
+                torch.randperm(12**3, generator=make)[:count].unsqueeze(1)
+                // torch.tensor([144, 12, 1]) % 12
+                for _ in range(batch)
+            ]
+        )
+        mask = torch.ones(batch, count, dtype=torch.bool)
+        mask[-1, -5:] = False
+        inputs = {
+            "cells": cells,
+            "voxel_features": torch.rand(batch, count, config.backbone.inputs, generator=make),
+            "positions": cells * 0.05,
+            "voxel_mask": mask,
+            "segment": torch.arange(count).expand(batch, count) % segments,
+            "view_features": torch.randn(batch, views, config.view_features, generator=make),
+            "view_mask": torch.ones(batch, views, dtype=torch.bool),
+        }
+        if config.patches:
+            shape = (batch, views, patches, config.view_features)
+            inputs["patch_features"] = torch.randn(shape, generator=make)
+        return inputs
+
+    def segment_inputs(
+        self,
+        cells: Tensor,
+        voxel_features: Tensor,
+        positions: Tensor,
+        voxel_mask: Tensor,
+        segment: Tensor,
+    ) -> dict[str, Tensor]:
+        """Run the backbone and pool: what :meth:`fuse` needs of the cloud, ready to be cached.
+
+        cells (B, N, 3) int64 >= 0, voxel_features (B, N, F), positions (B, N, 3) metres,
+        voxel_mask (B, N), segment (B, N) supervoxel index of each voxel. A supervoxel without
+        voxels gets zeros and is masked.
+        """
+        batch = len(cells)
+        count = int(segment[voxel_mask].max()) + 1
+        grid, order = batch_grid(cells, voxel_mask)
+        flat = voxel_features[voxel_mask].float()[order]
+        sample = torch.arange(batch, device=cells.device)[:, None].expand_as(voxel_mask)
+        target = (sample * count + segment)[voxel_mask][order]
+        features = self.backbone(flat, grid)
+        size = torch.bincount(target, minlength=batch * count).to(features.dtype)
+        pooled = _mean(features, target, size)
+        scatter = (features - pooled[target]).square().mean()
+        where = positions[voxel_mask].float()[order]
+        shape = _shape_features(flat, where, target, size)
+        return {
+            "segments": pooled.view(batch, count, -1),
+            "places": torch.cat([_mean(where, target, size), shape], 1).view(batch, count, -1),
+            "segment_mask": (size > 0).view(batch, count),
+            "scatter": scatter,
+        }
+
+    def forward(
+        self,
+        cells: Tensor,
+        voxel_features: Tensor,
+        positions: Tensor,
+        voxel_mask: Tensor,
+        segment: Tensor,
+        view_features: Tensor,
+        view_mask: Tensor,
+        patch_features: Tensor | None = None,
+        want: Want = NOTHING,
+    ) -> MITOutput:
+        """See :meth:`segment_inputs` and :meth:`fuse` for the shapes."""
+        cloud = self.segment_inputs(cells, voxel_features, positions, voxel_mask, segment)
+        return self.fuse(
+            **cloud,
+            view_features=view_features,
+            view_mask=view_mask,
+            patch_features=patch_features,
+            want=want,
+        )
+
+    def fuse(
+        self,
+        segments: Tensor,
+        places: Tensor,
+        segment_mask: Tensor,
+        scatter: Tensor,
+        view_features: Tensor,
+        view_mask: Tensor,
+        patch_features: Tensor | None = None,
+        want: Want = NOTHING,
+    ) -> MITOutput:
+        """The transformer on pooled features.
+
+        segments (B, M, backbone), places (B, M, 3 + shape) as :meth:`segment_inputs` gives them;
+        view_features (B, V, F), view_mask (B, V), patch_features (B, V, P, F).
+        """
+        where = places if self.config.shape else places[..., :3]
+        tokens_3d = self.lift(segments) + self.place(where)
+        tokens_3d = tokens_3d * segment_mask[..., None]
+        tokens_2d, mask_2d = self._view_tokens(view_features, view_mask, patch_features)
+        views = view_features.shape[1]
+        cam_3d, cam_2d = self.cam_3d(tokens_3d), self.cam_2d(tokens_2d[:, :views])
+        maps: list[LayerMap] = []
+        a, mask_a = self._encode("3d", self.encoder_3d, tokens_3d, segment_mask, maps, want)
+        b, mask_b = self._encode("2d", self.encoder_2d, tokens_2d, mask_2d, maps, want)
+        k = len(self.config.classes)
+        class_3d, class_2d = a[:, :k].mean(-1), b[:, :k].mean(-1)
+        scores = []
+        for index, block in enumerate(self.decoder):
+            swap = self.config.interlaced and index % 2 == 1
+            three_asks = (self.config.first_query == "3d") != swap
+            if three_asks:
+                a, score, own, cross = block(a, b, mask_a, mask_b, want)
+                names = ("3d", "2d")
+            else:
+                b, score, own, cross = block(b, a, mask_b, mask_a, want)
+                names = ("2d", "3d")
+            scores.append(score)
+            _keep(maps, "decoder_self", index, names[0], names[0], own, want)
+            _keep(maps, "decoder", index, names[0], names[1], cross, want)
+        decoded = self.cam_decoded(a[:, k:]) if self.config.decoded_cam else None
+        return MITOutput(
+            class_3d,
+            class_2d,
+            (a[:, :k] + b[:, :k]).mean(-1) / 2,
+            cam_3d,
+            cam_2d,
+            decoded,
+            tuple(scores),
+            segment_mask,
+            view_mask,
+            segments,
+            scatter,
+            tuple(maps),
+        )
+
+    def _view_tokens(
+        self, view_features: Tensor, view_mask: Tensor, patch_features: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, V + V * P, D): photographs first, then the cells of each in turn."""
+        batch, views, _ = view_features.shape
+        index = torch.arange(views, device=view_features.device) % len(self.view_position)
+        place = self.view_position[index]
+        tokens = self.view_in(view_features) + place
+        if not self.config.patches or patch_features is None:
+            return tokens * view_mask[..., None], view_mask
+        cells = self.view_in(patch_features) + place[:, None] + self.patch_kind
+        many = patch_features.shape[2]
+        tokens = torch.cat([tokens, cells.reshape(batch, views * many, -1)], 1)
+        mask = torch.cat([view_mask, view_mask.repeat_interleave(many, 1)], 1)
+        return tokens * mask[..., None], mask
+
+    def _encode(
+        self,
+        side: str,
+        blocks: nn.ModuleList,
+        tokens: Tensor,
+        mask: Tensor,
+        maps: list[LayerMap],
+        want: Want,
+    ) -> tuple[Tensor, Tensor]:
+        batch, k = len(tokens), len(self.config.classes)
+        classes = (self.class_tokens + self.class_position).expand(batch, -1, -1)
+        x = torch.cat([classes, tokens], 1)
+        mask = torch.cat([mask.new_ones(batch, k), mask], 1)
+        for index, block in enumerate(blocks):
+            x, seen = block(x, mask, want)
+            _keep(maps, "encoder", index, side, side, seen, want)
+        return x, mask
+
+
+def _keep(
+    maps: list[LayerMap], stage: str, layer: int, query: str, key: str, seen: _Map, want: Want
+) -> None:
+    """Geometries: tokens_* = class tokens then segments or views; a cross map's keys leave the
+    class tokens out: segments, or views (with their patches)."""
+    if seen.weights is None:
+        return
+    answering = {"2d": "views", "3d": "segments"}[key] if stage == "decoder" else f"tokens_{key}"
+    maps.append(
+        LayerMap(
+            stage,
+            layer,
+            f"{query}->{key}",
+            f"tokens_{query}",
+            answering,
+            seen.weights,
+            rows=want.rows,
+            value=seen.value if want.check else None,
+            context=seen.context if want.check else None,
+        )
+    )
+
+
+def _mean(values: Tensor, target: Tensor, size: Tensor) -> Tensor:
+    total = values.new_zeros(len(size), values.shape[1]).index_add(0, target, values)
+    return total / size.clamp(min=1)[:, None]
+
+
+def _shape_features(features: Tensor, where: Tensor, target: Tensor, size: Tensor) -> Tensor:
+    """(segments, SHAPE_FEATURES) that a turn about the vertical leaves alone: mean voxel features,
+    log size, spread along the vertical and the two horizontal axes, spread of colour and normal."""
+    mean = _mean(features, target, size)
+    away = features - mean[target]
+    shade = _mean(away[:, :3].square().mean(1, keepdim=True), target, size).sqrt()
+    tilt = _mean(away[:, 4:5].square(), target, size).sqrt()
+    offset = where - _mean(where, target, size)[target]
+    moments = _mean(
+        torch.cat([offset.square(), (offset[:, 0] * offset[:, 1])[:, None]], 1), target, size
+    )
+    half = (moments[:, 0] + moments[:, 1]) / 2
+    root = ((moments[:, 0] - moments[:, 1]).square() / 4 + moments[:, 3].square()).sqrt()
+    spread = torch.stack([half + root, half - root, moments[:, 2]], 1).clamp(min=0).sqrt()
+    many = (size.clamp(min=1).log() / 5)[:, None]
+    return torch.cat([mean, many, 2 * spread, 2 * shade, 2 * tilt], 1)
