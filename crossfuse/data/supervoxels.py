@@ -23,7 +23,7 @@ from crossfuse.errors import CrossfuseError
 class Voxels:
     """Points gathered in cubes. ``cell`` (V, 3) int32 indices, sorted; ``of_point`` (N,) int64.
 
-    ``centre`` (V, 3) mean position in metres, ``colour`` (V, 3) mean colour in 0..1, ``count`` (V,).
+    ``centre`` (V, 3) mean position in metres, ``colour`` (V, 3) mean colour, ``count`` (V,).
     """
 
     size: float
@@ -80,7 +80,7 @@ def voxelize(positions: np.ndarray, colours: np.ndarray, size: float) -> Voxels:
 
 
 def normals(centre: np.ndarray, neighbours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Unit normals (V, 3), z never negative, and flatness (V,) in 0..1, from neighbour lists (V, k).
+    """Unit normals (V, 3), z never negative, and flatness (V,), from neighbour lists (V, k).
 
     Flatness is 1 - 3 * (smallest eigenvalue / their sum): 1 on a plane, 0 in a ball.
     """

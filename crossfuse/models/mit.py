@@ -3,8 +3,8 @@
 Yang, Chen, Chuang and Lin, "2D-3D Interlaced Transformer for Point Cloud Segmentation with
 Scene-Level Supervision", ICCV 2023 (arXiv 2310.12817).
 
-    3-D tokens   T3 = mean over a supervoxel of U-Net(voxels) + MLP(q)     (M, D), q mean coordinate
-    2-D tokens   T2 = Linear(image features) (+ view embedding)            (V, D), one per photograph
+    3-D tokens   T3 = mean over a supervoxel of U-Net(voxels) + MLP(q)     (M, D), q mean position
+    2-D tokens   T2 = Linear(image features) (+ view embedding)            (V, D), one a photograph
     class tokens C  = learnt, with a position embedding, shared             (K, D)
     encoders     X = [C ; T]:  X += SA(LN X),  X += MLP(LN X)               3 blocks per modality
     decoder      the stream a asks, the stream b answers, and the roles alternate (4 blocks):
@@ -169,7 +169,7 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """The asking stream reads itself, then the tokens of the answering stream, never its classes."""
+    """The asking stream reads itself, then the answering stream, but never its class tokens."""
 
     def __init__(self, config: MITConfig, drop_path: float) -> None:
         super().__init__()
@@ -243,7 +243,8 @@ class MIT(nn.Module):
         cells = torch.stack(
             [
                 torch.randperm(12**3, generator=make)[:count].unsqueeze(1)
-                // torch.tensor([144, 12, 1]) % 12
+                // torch.tensor([144, 12, 1])
+                % 12
                 for _ in range(batch)
             ]
         )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class Grid:
         return self._rules[kernel]
 
     def coarser(self) -> tuple[Grid, Tensor, Tensor]:
-        """The grid of twice the voxel size, the parent row (N,) and the octant 0..7 (N,) of each."""
+        """The grid of twice the voxel size, and each row's parent row (N,) and octant 0..7 (N,)."""
         if self._coarser is None:
             half = self.cells.clone()
             half[:, 1:] = half[:, 1:] >> 1
@@ -205,9 +205,7 @@ class SparseUNetConfig:
     @classmethod
     def small(cls, inputs: int) -> SparseUNetConfig:
         """For a CPU: convolutions from the second level on, fewest where voxels are most."""
-        return cls(
-            inputs, 0, 0, (24, 48, 64, 96), (64, 48, 48), (1, 1, 1, 1), (1, 1, 0), "layer"
-        )
+        return cls(inputs, 0, 0, (24, 48, 64, 96), (64, 48, 48), (1, 1, 1, 1), (1, 1, 0), "layer")
 
     @property
     def outputs(self) -> int:
@@ -262,7 +260,7 @@ class SparseUNet(nn.Module):
             coarse = fine.grid.coarser()[0]
             fine.rules = fine.grid.octant_rules()
             x = F.relu(norm(shrink(fine.features, fine.rules, len(coarse))))
-            for block in blocks:
+            for block in cast(nn.ModuleList, blocks):
                 x = block(x, coarse)
             levels.append(_Level(coarse, x))
         levels.pop()
@@ -271,7 +269,7 @@ class SparseUNet(nn.Module):
             upward = [(parent, row) for row, parent in fine.rules]
             x = F.relu(norm(grow(x, upward, len(fine.grid))))
             x = torch.cat([x, fine.features], 1)
-            for block in blocks:
+            for block in cast(nn.ModuleList, blocks):
                 x = block(x, fine.grid)
         while levels:  # levels without a block of their own take their parent's feature
             fine = levels.pop()

@@ -1,7 +1,7 @@
 """Scans for training MIT: cached features of CrossFuse Rooms, augmentation, batches.
 
 Each room is read once; its voxels, supervoxels and frozen image features are kept beside it in
-``features.npz``. Training sees a scan's *tags*; the labels stored here are for evaluation and for the
+``features.npz``. Training sees a scan's *tags*; the labels stored here are for evaluation and the
 fully supervised upper bound, and are named so.
 """
 
@@ -147,7 +147,9 @@ def read_room(folder: Path, *, partial: bool) -> list[Scan]:
     return scans
 
 
-def _part(cached: dict[str, np.ndarray], tags: list[int], views: list[int] | None, name: str) -> Scan:
+def _part(
+    cached: dict[str, np.ndarray], tags: list[int], views: list[int] | None, name: str
+) -> Scan:
     count = len(CLASSES)
     keep = np.ones(len(cached["segment"]), bool)
     chosen = np.arange(len(cached["views"]))
@@ -161,9 +163,7 @@ def _part(cached: dict[str, np.ndarray], tags: list[int], views: list[int] | Non
     voxel, label = np.divmod(cached["pairs"], 32)
     inside = keep[voxel]
     histogram = np.zeros((len(present), count + 1), np.int64)
-    np.add.at(
-        histogram, (renumber[voxel[inside]], label[inside]), cached["pair_counts"][inside]
-    )
+    np.add.at(histogram, (renumber[voxel[inside]], label[inside]), cached["pair_counts"][inside])
     flags = np.zeros(count, bool)
     flags[tags] = True
     return Scan(

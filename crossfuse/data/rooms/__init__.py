@@ -3,8 +3,8 @@
 Every room is a folder::
 
     room_0003/
-      points.npz     positions (N, 3) float32 m, colours (N, 3) uint8, labels (N,) uint8 (255 = none),
-                     seen (N,) uint16: bit v is set where photograph v sees the point
+      points.npz     positions (N, 3) float32 m, colours (N, 3) uint8, labels (N,) uint8
+                     (255 = none), seen (N,) uint16: bit v = photograph v sees the point
       photos/00.jpg  sixteen photographs; labels/00.png their pixel labels
       room.json      tags, partial scans with their own tags, cameras, the meshes used
 

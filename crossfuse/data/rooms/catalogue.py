@@ -13,15 +13,34 @@ import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from crossfuse.errors import CrossfuseError
 
 CLASSES = (
-    "wall floor ceiling door window chair table desk sofa bed cabinet bookshelf lamp plant "
-    "tv_monitor sink toilet refrigerator oven_stove radiator"
-).split()
+    "wall",
+    "floor",
+    "ceiling",
+    "door",
+    "window",
+    "chair",
+    "table",
+    "desk",
+    "sofa",
+    "bed",
+    "cabinet",
+    "bookshelf",
+    "lamp",
+    "plant",
+    "tv_monitor",
+    "sink",
+    "toilet",
+    "refrigerator",
+    "oven_stove",
+    "radiator",
+)
 """The twenty classes of CrossFuse Rooms; a label is an index into this list."""
 IGNORE = 255
 """Label of clutter that belongs to no class; left out of every score."""
@@ -32,7 +51,7 @@ _INSTALLED = Path("/usr/share/sweethome3d/furniture")
 
 @dataclass(frozen=True)
 class Furniture:
-    """One audited mesh. ``size`` = (width, depth, height) in metres, ``rotation`` in the file frame."""
+    """One audited mesh. ``size``: width, depth, height in metres; ``rotation``: of the file."""
 
     category: str
     split: str
@@ -186,7 +205,7 @@ class Warehouse:
                 raise CrossfuseError(f"{archive} holds no {item.path}; another package version?")
             for name in names:
                 (Path(scratch) / Path(name).name).write_bytes(box.read(name))
-            scene = trimesh.load(Path(scratch) / Path(item.path).name, process=False)
+            scene: Any = trimesh.load(Path(scratch) / Path(item.path).name, process=False)
         parts = list(scene.geometry.values()) if hasattr(scene, "geometry") else [scene]
         return _normalised([p for p in parts if len(p.faces)], item)
 
@@ -235,12 +254,12 @@ def _material(part: object) -> tuple[np.ndarray | None, np.ndarray]:
     flat = np.array([0.7, 0.7, 0.7], np.float32)
     diffuse = getattr(material, "diffuse", None)
     if diffuse is not None:
-        flat = np.asarray(diffuse, np.float32)[:3] / 255
+        flat = np.asarray(diffuse, np.float32)[:3] / np.float32(255)
     picture = getattr(material, "image", None)
     if picture is None:
         return None, flat
     picture.thumbnail((384, 384))
-    pixels = np.asarray(picture.convert("RGBA"), np.float32) / 255
+    pixels = np.asarray(picture.convert("RGBA"), np.float32) / np.float32(255)
     solid = pixels[..., 3] > 0.5
     if solid.any() and not solid.all():  # cut-outs would be opaque cards: fill with the mean
         pixels[~solid, :3] = pixels[solid, :3].mean(0)

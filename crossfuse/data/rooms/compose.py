@@ -109,7 +109,9 @@ def _photographs(
     eyes[:, 2] = np.clip(eyes[:, 2], 1.2, 1.8)
     targets = list(room.targets) or [np.array([room.width / 2, room.depth / 2, 1.0])]
     cameras: list[Camera] = []
-    images, pixels, depths = [], [], []
+    images: list[np.ndarray] = []
+    pixels: list[np.ndarray] = []
+    depths: list[np.ndarray] = []
     spare: list[tuple] = []
     order = rng.permutation(len(targets))
     for attempt in range(views * 2):
@@ -228,7 +230,9 @@ def generate(
             write_scene(compose_room(seed * 100_003 + index, split, warehouse), folder)
             progress(f"{split} {index + 1}/{count}")
     (root / "classes.json").write_text(json.dumps(CLASSES))
-    used = {path for p in root.glob("*/*/room.json") for path in json.loads(p.read_text())["meshes"]}
+    used = {
+        path for p in root.glob("*/*/room.json") for path in json.loads(p.read_text())["meshes"]
+    }
     listed = [item for item in furniture() if item.path in used]
     (root / "ATTRIBUTION.md").write_text(attribution(listed), encoding="utf-8")
     return root

@@ -53,10 +53,7 @@ RECIPES: dict[str, tuple[tuple[str, float, int, str], ...]] = {
         ("bookshelf", 0.2, 1, "wall"),
     ),
 }  # fmt: skip
-ANYTHING = (
-    "chair table desk sofa bed cabinet bookshelf lamp plant tv_monitor sink toilet refrigerator "
-    "oven_stove radiator"
-).split()
+ANYTHING = CLASSES[5:]  # everything but the shell of a room
 SMALLEST = {"bathroom": (1.9, 3.0), "kitchen": (2.4, 4.2)}
 
 
@@ -350,9 +347,7 @@ class _Placer:
 def _box_mesh(size: np.ndarray, colour: np.ndarray) -> Mesh:
     x, y = size[0] / 2, size[1] / 2
     z = size[2]
-    corners = [
-        (a, b, c) for c in (0, z) for a, b in ((-x, -y), (x, -y), (x, y), (-x, y))
-    ]
+    corners = [(a, b, c) for c in (0, z) for a, b in ((-x, -y), (x, -y), (x, y), (-x, y))]
     quads = [(0, 3, 2, 1), (4, 5, 6, 7), (0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7)]
     faces = [t for a, b, c, d in quads for t in ((a, b, c), (a, c, d))]
     count = len(faces)

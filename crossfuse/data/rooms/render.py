@@ -12,7 +12,7 @@ from crossfuse.data.rooms.catalogue import IGNORE, Mesh
 
 @dataclass(frozen=True)
 class Instance:
-    """A mesh placed in the room: v' = rotate(v * scale) + offset. ``tint`` multiplies its colour."""
+    """A mesh in its place: v' = rotate(v * scale) + offset. ``tint`` multiplies its colour."""
 
     mesh: Mesh
     label: int
@@ -32,7 +32,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Camera:
-    """Pinhole: eye (3,), axes (3, 3) rows = right, down, forward, focal length and size in pixels."""
+    """Pinhole: eye (3,), axes (3, 3) rows = right, down, forward; focal length, size in pixels."""
 
     eye: np.ndarray
     axes: np.ndarray
@@ -56,7 +56,11 @@ class Camera:
         """Unit directions (height * width, 3), row-major."""
         x, y = np.meshgrid(np.arange(self.width) + 0.5, np.arange(self.height) + 0.5)
         local = np.stack(
-            [(x - self.width / 2) / self.focal, (y - self.height / 2) / self.focal, np.ones_like(x)],
+            [
+                (x - self.width / 2) / self.focal,
+                (y - self.height / 2) / self.focal,
+                np.ones_like(x),
+            ],
             -1,
         ).reshape(-1, 3)
         world = local @ self.axes
@@ -155,7 +159,7 @@ class Stage:
 
 
 def photograph(stage: Stage, camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image (h, w, 3) uint8, labels (h, w) uint8 (255 where nothing is hit), depth (h, w) metres."""
+    """Image (h, w, 3) uint8, labels (h, w) uint8 (255 = nothing hit), depth (h, w) metres."""
     rays = camera.rays()
     origins = np.broadcast_to(camera.eye.astype(np.float32), rays.shape)
     hits = stage.cast(origins, rays)
