@@ -335,9 +335,7 @@ class MIT(nn.Module):
         segments (B, M, backbone), places (B, M, 3 + shape) as :meth:`segment_inputs` gives them;
         view_features (B, V, F), view_mask (B, V), patch_features (B, V, P, F).
         """
-        where = places if self.config.shape else places[..., :3]
-        tokens_3d = self.lift(segments) + self.place(where)
-        tokens_3d = tokens_3d * segment_mask[..., None]
+        tokens_3d = self.segment_tokens(segments, places, segment_mask)
         tokens_2d, mask_2d = self._view_tokens(view_features, view_mask, patch_features)
         views = view_features.shape[1]
         cam_3d, cam_2d = self.cam_3d(tokens_3d), self.cam_2d(tokens_2d[:, :views])
@@ -374,6 +372,11 @@ class MIT(nn.Module):
             scatter,
             tuple(maps),
         )
+
+    def segment_tokens(self, segments: Tensor, places: Tensor, segment_mask: Tensor) -> Tensor:
+        """T3 (B, M, D) of pooled features; zeros where a supervoxel is missing."""
+        where = places if self.config.shape else places[..., :3]
+        return (self.lift(segments) + self.place(where)) * segment_mask[..., None]
 
     def _view_tokens(
         self, view_features: Tensor, view_mask: Tensor, patch_features: Tensor | None

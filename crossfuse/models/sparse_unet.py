@@ -204,8 +204,10 @@ class SparseUNetConfig:
 
     @classmethod
     def small(cls, inputs: int) -> SparseUNetConfig:
-        """For a CPU: convolutions from the second level on, fewest where voxels are most."""
-        return cls(inputs, 0, 0, (24, 48, 64, 96), (64, 48, 48), (1, 1, 1, 1), (1, 1, 0), "layer")
+        """For a CPU: 3x3x3 convolutions from the third level on, where voxels are few."""
+        return cls(
+            inputs, 0, 0, (24, 40, 64, 96), (64, 40, 32), (0, 1, 1, 1), (1, 0, 0), "layer"
+        )
 
     @property
     def outputs(self) -> int:

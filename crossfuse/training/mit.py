@@ -1,0 +1,327 @@
+"""Training and evaluation of MIT on CrossFuse Rooms.
+
+Two steps, so that a laptop is enough. First the 3-D backbone learns from tags alone (its plain CAM).
+Then it is frozen, every scan is pooled once under a few augmentations, and the transformer learns
+from the pooled features; variants of the transformer share the backbone. The upper bound goes the
+same two steps with point labels. ``crossfuse train mit`` runs one variant (and its backbone, if that
+is not there yet) and goes on where it was stopped; ``crossfuse evaluate mit`` makes one table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from crossfuse.data.rooms import CLASSES
+from crossfuse.errors import CrossfuseError
+from crossfuse.models.mit import MIT, MITConfig
+from crossfuse.training.mit_data import Scan, load_scans, scan_inputs
+from crossfuse.training.mit_losses import (
+    candidate_loss,
+    masked_mean,
+    paper_losses,
+    supervised_loss,
+)
+from crossfuse.training.mit_score import score
+
+VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "interlaced": ("tags", {}, "tags; interlaced, 3-D asks first (the paper's order)"),
+    "code_order": ("tags", {"first_query": "2d"}, "tags; interlaced, photographs ask first"),
+    "not_interlaced": ("tags", {"interlaced": False}, "tags; 3-D asks in every block"),
+    "only_3d": ("tags", {"decoder_depth": 0}, "tags; no photographs"),
+    "supervised": ("labels", {}, "point labels: upper bound, same network"),
+    "second_stage": ("pseudo", {"decoder_depth": 0}, "3-D only, pseudo-labels of 'interlaced'"),
+}
+BATCH = 4
+COPIES = 3  # augmented poolings of a scan
+
+Loss = Callable[[MIT, Scan, Any], Tensor]
+
+
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="folder of crossfuse data rooms")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
+    parser.add_argument("--variant", choices=VARIANTS, default="interlaced")
+    parser.add_argument("--backbone-steps", type=int, default=300, help=f"of {BATCH} scans each")
+    parser.add_argument("--steps", type=int, default=600, help=f"of {BATCH} scans each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rooms", type=int, default=None, help="use only the first so many rooms")
+    parser.add_argument("--threads", type=int, default=1)
+
+
+def image_encoder() -> Any:
+    """The frozen image encoder that MIT was trained with."""
+    from crossfuse.encoders.image import load_image_encoder
+
+    return load_image_encoder("lite0")
+
+
+def train(args: argparse.Namespace) -> dict[str, Any]:
+    """Train one variant and, where it is missing, its backbone; returns its validation scores."""
+    torch.set_num_threads(args.threads)
+    kind, changes, _ = VARIANTS[args.variant]
+    scans = load_scans(args.data, "train", image_encoder, limit=args.rooms)
+    pseudo: dict[str, Tensor] = {}
+    if kind == "pseudo":
+        pseudo = pseudo_labels(load_variant(args.out, "interlaced", args.seed), scans)
+    torch.manual_seed(args.seed)
+    model = MIT(MITConfig.small(CLASSES, **changes))
+    backbone = args.out / f"backbone-{kind}-seed{args.seed}.pt"
+    parts = ("backbone.", "lift.", "place.", "cam_3d.")
+    loss = _backbone_loss(kind, pseudo)
+    _run(model, scans, backbone, args.backbone_steps, args.seed, 3e-3, loss, parts)
+    model.backbone.requires_grad_(False)
+    pooled = pool(model, scans, args.seed)
+    path = args.out / f"{args.variant}-seed{args.seed}.pt"
+    _run(model, scans, path, args.steps, args.seed, 1.5e-3, _fusion_loss(kind, pseudo, pooled))
+    result = score(model.eval(), load_scans(args.data, "val", image_encoder, partial=False))
+    print(json.dumps({k: v for k, v in result.items() if not isinstance(v, dict)}), flush=True)
+    return result
+
+
+def _run(
+    model: MIT,
+    scans: Sequence[Scan],
+    path: Path,
+    steps: int,
+    seed: int,
+    rate: float,
+    loss: Loss,
+    parts: tuple[str, ...] = ("",),
+) -> None:
+    """Optimise the parameters whose names begin with ``parts`` until ``steps``.
+
+    The state is written to ``path`` as it goes, and taken up from there.
+    """
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and n.startswith(parts)]
+    wide = [p for _, p in named if p.ndim > 1]
+    flat = [p for _, p in named if p.ndim <= 1]
+    optimiser = torch.optim.AdamW(
+        [{"params": wide, "weight_decay": 0.02}, {"params": flat, "weight_decay": 0.0}], lr=rate
+    )
+    first = 0
+    if path.is_file():
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["steps"] != steps:
+            raise CrossfuseError(
+                f"{path} belongs to a run of {state['steps']} steps; use the same number "
+                "or another --out."
+            )
+        model.load_state_dict({**model.state_dict(), **state["model"]})
+        first = int(state["step"])
+        if first < steps:
+            optimiser.load_state_dict(state["optimiser"])
+    model.train()
+    mean, since = 0.0, time.monotonic()
+    for step in range(first, steps):
+        rng = np.random.default_rng([seed, step])
+        torch.manual_seed(seed * 100_003 + step)
+        warm, left = min(1.0, (step + 1) / (0.1 * steps)), step / steps
+        for group in optimiser.param_groups:
+            group["lr"] = rate * warm * (0.5 + 0.5 * math.cos(math.pi * left))
+        optimiser.zero_grad()
+        for index in rng.choice(len(scans), BATCH, replace=False):
+            value = loss(model, scans[index], (rng, left)) / BATCH
+            value.backward()
+            mean += value.item()
+        torch.nn.utils.clip_grad_norm_([*wide, *flat], 2.0)
+        optimiser.step()
+        if (step + 1) % 25 == 0 or step + 1 == steps:
+            _save(path, model, optimiser, step + 1, steps, parts)
+            seconds = time.monotonic() - since
+            print(f"{path.stem} {step + 1}/{steps} loss {mean / 25:.3f} {seconds:.0f} s", flush=True)
+            mean = 0.0
+
+
+def _save(
+    path: Path, model: MIT, optimiser: Any, step: int, steps: int, parts: tuple[str, ...]
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".part")
+    torch.save(
+        {
+            "model": {n: v for n, v in model.state_dict().items() if n.startswith(parts)},
+            "optimiser": optimiser.state_dict(),
+            "step": step,
+            "steps": steps,
+            "config": json.dumps(asdict(model.config)),
+        },
+        scratch,
+    )
+    scratch.rename(path)
+
+
+def _target_loss(logits: Tensor, scan: Scan, kind: str, pseudo: dict[str, Tensor]) -> Tensor:
+    """Loss of (M, K) logits for supervoxels whose labels, true or pseudo, are known."""
+    if kind == "labels":
+        counts = torch.from_numpy(scan.histogram[: len(logits), :-1].astype(np.float32))
+        return supervised_loss(logits, counts)
+    return F.cross_entropy(logits, pseudo[scan.name][: len(logits)], ignore_index=-1)
+
+
+def _backbone_loss(kind: str, pseudo: dict[str, Tensor]) -> Loss:
+    def loss(model: MIT, scan: Scan, state: Any) -> Tensor:
+        rng, left = state
+        cloud = model.segment_inputs(**_cloud_only(scan_inputs(scan, rng)))
+        tokens = model.segment_tokens(cloud["segments"], cloud["places"], cloud["segment_mask"])
+        logits, mask = model.cam_3d(tokens), cloud["segment_mask"]
+        if kind != "tags":
+            return _target_loss(logits[0], scan, kind, pseudo) + cloud["scatter"]
+        tags = torch.from_numpy(scan.tags)[None]
+        p3 = masked_mean(logits.softmax(-1), mask)
+        total = candidate_loss(logits, mask, tags, 0.5 if left > 0.3 else 0.0)
+        total = total + F.binary_cross_entropy(p3.clamp(1e-6, 1 - 1e-6), tags.float())
+        return total + cloud["scatter"]
+
+    return loss
+
+
+def _cloud_only(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    names = ("cells", "voxel_features", "positions", "voxel_mask", "segment")
+    return {name: inputs[name] for name in names}
+
+
+@torch.inference_mode()
+def pool(model: MIT, scans: Sequence[Scan], seed: int) -> dict[str, list[dict[str, Tensor]]]:
+    """Pooled features of every scan under ``COPIES`` augmentations, by scan name."""
+    model.eval()
+    pooled = {}
+    for number, scan in enumerate(scans):
+        pooled[scan.name] = [
+            model.segment_inputs(
+                **_cloud_only(scan_inputs(scan, np.random.default_rng([seed, number, copy])))
+            )
+            for copy in range(COPIES)
+        ]
+    return pooled
+
+
+def _fusion_loss(
+    kind: str, pseudo: dict[str, Tensor], pooled: dict[str, list[dict[str, Tensor]]]
+) -> Loss:
+    def loss(model: MIT, scan: Scan, state: Any) -> Tensor:
+        rng, left = state
+        cloud = pooled[scan.name][int(rng.integers(COPIES))]
+        views, patches = _some_views(scan, rng)
+        mask = cloud["segment_mask"].clone()
+        # Fewer tokens a step: regularises, and halves the cost.
+        mask &= torch.from_numpy(rng.random(mask.shape) > rng.uniform(0, 0.5))
+        mask[0, int(rng.integers(mask.shape[1]))] = True
+        kept = torch.nonzero(mask[0]).flatten()
+        out = model.fuse(
+            cloud["segments"][:, kept].clone(),
+            cloud["places"][:, kept].clone(),
+            mask[:, kept],
+            cloud["scatter"].clone() * 0,
+            **_as_tensors(views, patches),
+        )
+        assert out.cam_decoded is not None
+        tags = torch.from_numpy(scan.tags)[None]
+        terms = paper_losses(out, tags)
+        if kind == "tags":
+            sharpen = 0.5 if left > 0.2 else 0.0
+            both = (out.cam_decoded, 1.0), (out.cam_3d, 0.5)
+            found = [w * candidate_loss(c, out.segment_mask, tags, sharpen) for c, w in both]
+        else:
+            part = _Kept(scan, kept)
+            del terms["cam_3d"]
+            both = (out.cam_decoded, 1.0), (out.cam_3d, 0.5)
+            found = [w * part.loss(c[0], kind, pseudo) for c, w in both]
+        return torch.stack([*terms.values(), *found]).sum()
+
+    return loss
+
+
+class _Kept:
+    """The targets of the supervoxels that a step kept."""
+
+    def __init__(self, scan: Scan, kept: Tensor) -> None:
+        self.scan, self.kept = scan, kept
+
+    def loss(self, logits: Tensor, kind: str, pseudo: dict[str, Tensor]) -> Tensor:
+        if kind == "labels":
+            counts = torch.from_numpy(self.scan.histogram[:, :-1].astype(np.float32))
+            return supervised_loss(logits, counts[self.kept])
+        target = pseudo[self.scan.name][self.kept]
+        if not (target >= 0).any():
+            return logits.sum() * 0
+        return F.cross_entropy(logits, target, ignore_index=-1)
+
+
+def _some_views(scan: Scan, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    count = len(scan.views)
+    least = min(count, 4)
+    chosen = rng.choice(count, int(rng.integers(least, count + 1)), replace=False)
+    return scan.views[chosen], scan.patches[chosen]
+
+
+def _as_tensors(views: np.ndarray, patches: np.ndarray) -> dict[str, Tensor]:
+    return {
+        "view_features": torch.from_numpy(views.astype(np.float32))[None],
+        "view_mask": torch.ones(1, len(views), dtype=torch.bool),
+        "patch_features": torch.from_numpy(patches.astype(np.float32))[None],
+    }
+
+
+@torch.inference_mode()
+def pseudo_labels(model: MIT, scans: Sequence[Scan]) -> dict[str, Tensor]:
+    """Class of each supervoxel of every scan, -1 where the model is not sure (below one half).
+
+    Restricted to the scan's tags; every tagged class keeps the supervoxel it likes best.
+    """
+    labels = {}
+    for scan in scans:
+        out = model(**scan_inputs(scan))
+        tags = torch.from_numpy(scan.tags)
+        chance = out.cam_decoded[0].masked_fill(~tags, -1e4).softmax(-1)
+        top, label = chance.max(-1)
+        label = torch.where(top < 0.5, -1, label)
+        for c in torch.nonzero(tags).flatten().tolist():
+            label[chance[:, c].argmax()] = c
+        labels[scan.name] = label.clone()
+    return labels
+
+
+def load_variant(out: Path, variant: str, seed: int) -> MIT:
+    """A trained variant in eval mode.
+
+    Raises:
+        CrossfuseError: it has not been trained.
+    """
+    path = Path(out) / f"{variant}-seed{seed}.pt"
+    if not path.is_file():
+        raise CrossfuseError(f"{path} is not there: crossfuse train mit --variant {variant}")
+    model = MIT(MITConfig.small(CLASSES, **VARIANTS[variant][1]))
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["model"])
+    return model.eval()
+
+
+def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="folder of crossfuse data rooms")
+    parser.add_argument("--runs", type=Path, default=None, help="--out of training: all variants")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    """Scores on the validation rooms: of the shipped weights, or of every variant in --runs."""
+    scans = load_scans(args.data, "val", image_encoder, partial=False)
+    if args.runs is None:
+        from crossfuse import registry
+
+        return {"shipped": score(registry.load("mit"), scans)}
+    return {
+        name: {"what": what, **score(load_variant(args.runs, name, args.seed), scans)}
+        for name, (_, _, what) in VARIANTS.items()
+        if (Path(args.runs) / f"{name}-seed{args.seed}.pt").is_file()
+    }

@@ -1,0 +1,99 @@
+"""Scores of MIT: mIoU, point accuracy and tag average precision over whole scans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from crossfuse.models.mit import MIT, MITOutput
+from crossfuse.training.mit_data import Scan, scan_inputs
+
+
+def tag_probabilities(out: MITOutput) -> torch.Tensor:
+    """(B, K): sigmoid of the mean of the class-token logits that the model has."""
+    if not out.class_scores:
+        return out.class_3d.sigmoid()
+    return ((out.class_3d + out.class_2d + 2 * out.class_fused) / 4).sigmoid()
+
+
+def segment_probabilities(
+    out: MITOutput, tags: torch.Tensor | None = None, plain: bool = False
+) -> torch.Tensor:
+    """(B, M, K) class probabilities of supervoxels.
+
+    ``tags`` (B, K) bool restricts them to given tags; without, the predicted tag probabilities
+    weigh them. ``plain`` takes the CAM before the transformer, as the published code does.
+    """
+    logits = out.cam_3d if plain or out.cam_decoded is None else out.cam_decoded
+    if tags is not None:
+        return logits.masked_fill(~tags[:, None], -1e4).softmax(-1)
+    weight = tag_probabilities(out).clamp(min=1e-4).log()
+    return (logits + weight[:, None]).softmax(-1)
+
+
+def confusion(histogram: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """(K, K) points of true class (row) by predicted class, from (M, K + 1) and (M,)."""
+    classes = histogram.shape[1] - 1
+    table = np.zeros((classes, classes), np.int64)
+    np.add.at(table.T, predicted, histogram[:, :-1])
+    return table
+
+
+def iou(table: np.ndarray) -> np.ndarray:
+    """(K,) intersection over union; NaN for classes absent from the ground truth."""
+    hit = np.diag(table).astype(np.float64)
+    union = table.sum(0) + table.sum(1) - hit
+    return np.where(table.sum(1) > 0, hit / np.maximum(union, 1), np.nan)
+
+
+def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
+    """Area under the precision-recall steps of one class; NaN without a positive."""
+    if not truth.any():
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    hits = truth[order]
+    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    return float(precision[hits].mean())
+
+
+@torch.inference_mode()
+def score(model: MIT, scans: Sequence[Scan]) -> dict[str, Any]:
+    """Percent mIoU and accuracy with predicted and with given tags, and tag mAP in 0..1."""
+    names = model.config.classes
+    tables = {key: np.zeros((len(names),) * 2, np.int64) for key in ("predicted", "given", "cam")}
+    chance, truth = [], []
+    for scan in scans:
+        out: MITOutput = model(**scan_inputs(scan))
+        tags = torch.from_numpy(scan.tags)[None]
+        answers = {
+            "predicted": segment_probabilities(out),
+            "given": segment_probabilities(out, tags),
+            "cam": segment_probabilities(out, tags, plain=True),
+        }
+        for key, answer in answers.items():
+            tables[key] += confusion(scan.histogram, answer[0].argmax(-1).numpy())
+        chance.append(tag_probabilities(out)[0].numpy())
+        truth.append(scan.tags)
+    by_class = {key: iou(table) for key, table in tables.items()}
+    found, wanted = np.array(chance), np.array(truth)
+    precision = [average_precision(found[:, c], wanted[:, c]) for c in range(len(names))]
+    table = tables["predicted"]
+    return {
+        "scans": len(scans),
+        "miou": round(100 * float(np.nanmean(by_class["predicted"])), 2),
+        "miou_given_tags": round(100 * float(np.nanmean(by_class["given"])), 2),
+        "miou_cam_given_tags": round(100 * float(np.nanmean(by_class["cam"])), 2),
+        "accuracy": round(100 * float(np.diag(table).sum() / max(table.sum(), 1)), 2),
+        "tag_map": round(float(np.nanmean(precision)), 4),
+        "iou_by_class": {
+            name: None if np.isnan(v) else round(100 * float(v), 1)
+            for name, v in zip(names, by_class["predicted"], strict=True)
+        },
+        "tag_ap_by_class": {
+            name: None if np.isnan(v) else round(float(v), 3)
+            for name, v in zip(names, precision, strict=True)
+        },
+    }
