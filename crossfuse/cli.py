@@ -16,7 +16,7 @@ from crossfuse import __version__, registry, weights
 from crossfuse.errors import CrossfuseError
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-DATA_SETS: dict[str, str] = {}
+DATA_SETS: dict[str, str] = {"rooms": "crossfuse.data.rooms.command"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

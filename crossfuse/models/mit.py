@@ -25,7 +25,7 @@ the photographs then carries no meaning, and any number of them is welcome).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,13 @@ class MITConfig:
     shape: bool = True
     decoded_cam: bool = True
 
+    def __post_init__(self) -> None:
+        if isinstance(self.backbone, dict):  # from a card's JSON
+            values: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in self.backbone.items()
+            }
+            object.__setattr__(self, "backbone", SparseUNetConfig(**values))
+
     @classmethod
     def small(cls, classes: tuple[str, ...] = (), **changes: object) -> MITConfig:
         """What is trained here: a CPU-sized backbone and the marked extensions."""
@@ -92,7 +99,8 @@ class MITOutput:
     ``cam_2d`` (B, V, K) logits on tokens before the transformer; ``cam_decoded`` (B, M, K) or None;
     ``class_scores``: per decoder block (B, K, K) head-mean scaled scores between the class tokens
     of both streams, for the pairing loss; ``segment_mask`` (B, M); ``segments`` (B, M, backbone
-    width) pooled backbone features; ``scatter``: mean squared distance of voxel features from them.
+    width) pooled backbone features; ``scatter`` (B,): mean squared distance of voxel features from
+    them.
     """
 
     class_3d: Tensor
@@ -287,7 +295,9 @@ class MIT(nn.Module):
         features = self.backbone(flat, grid)
         size = torch.bincount(target, minlength=batch * count).to(features.dtype)
         pooled = _mean(features, target, size)
-        scatter = (features - pooled[target]).square().mean()
+        away = (features - pooled[target]).square().mean(1)
+        per_sample = features.new_zeros(batch).index_add(0, target // count, away)
+        scatter = per_sample / size.view(batch, count).sum(1).clamp(min=1)
         where = positions[voxel_mask].float()[order]
         shape = _shape_features(flat, where, target, size)
         return {

@@ -205,9 +205,7 @@ class SparseUNetConfig:
     @classmethod
     def small(cls, inputs: int) -> SparseUNetConfig:
         """For a CPU: 3x3x3 convolutions from the third level on, where voxels are few."""
-        return cls(
-            inputs, 0, 0, (24, 40, 64, 96), (64, 40, 32), (0, 1, 1, 1), (1, 0, 0), "layer"
-        )
+        return cls(inputs, 0, 0, (24, 40, 64, 96), (64, 40, 32), (0, 1, 1, 1), (1, 0, 0), "layer")
 
     @property
     def outputs(self) -> int:

@@ -1,10 +1,11 @@
 """Training and evaluation of MIT on CrossFuse Rooms.
 
-Two steps, so that a laptop is enough. First the 3-D backbone learns from tags alone (its plain CAM).
-Then it is frozen, every scan is pooled once under a few augmentations, and the transformer learns
-from the pooled features; variants of the transformer share the backbone. The upper bound goes the
-same two steps with point labels. ``crossfuse train mit`` runs one variant (and its backbone, if that
-is not there yet) and goes on where it was stopped; ``crossfuse evaluate mit`` makes one table.
+Two steps, so that a laptop is enough. First the 3-D backbone learns from tags alone (its plain
+CAM). Then it is frozen, every scan is pooled once under a few augmentations, and the transformer
+learns from the pooled features; variants of the transformer share the backbone. The upper bound
+goes the same two steps with point labels. ``crossfuse train mit`` runs one variant (and its
+backbone, if that is not there yet) and goes on where it was stopped; ``crossfuse evaluate mit``
+makes one table.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -140,7 +141,9 @@ def _run(
         if (step + 1) % 25 == 0 or step + 1 == steps:
             _save(path, model, optimiser, step + 1, steps, parts)
             seconds = time.monotonic() - since
-            print(f"{path.stem} {step + 1}/{steps} loss {mean / 25:.3f} {seconds:.0f} s", flush=True)
+            print(
+                f"{path.stem} {step + 1}/{steps} loss {mean / 25:.3f} {seconds:.0f} s", flush=True
+            )
             mean = 0.0
 
 
@@ -177,12 +180,12 @@ def _backbone_loss(kind: str, pseudo: dict[str, Tensor]) -> Loss:
         tokens = model.segment_tokens(cloud["segments"], cloud["places"], cloud["segment_mask"])
         logits, mask = model.cam_3d(tokens), cloud["segment_mask"]
         if kind != "tags":
-            return _target_loss(logits[0], scan, kind, pseudo) + cloud["scatter"]
+            return _target_loss(logits[0], scan, kind, pseudo) + cloud["scatter"].mean()
         tags = torch.from_numpy(scan.tags)[None]
         p3 = masked_mean(logits.softmax(-1), mask)
         total = candidate_loss(logits, mask, tags, 0.5 if left > 0.3 else 0.0)
         total = total + F.binary_cross_entropy(p3.clamp(1e-6, 1 - 1e-6), tags.float())
-        return total + cloud["scatter"]
+        return total + cloud["scatter"].mean()
 
     return loss
 
@@ -266,7 +269,7 @@ def _some_views(scan: Scan, rng: np.random.Generator) -> tuple[np.ndarray, np.nd
     return scan.views[chosen], scan.patches[chosen]
 
 
-def _as_tensors(views: np.ndarray, patches: np.ndarray) -> dict[str, Tensor]:
+def _as_tensors(views: np.ndarray, patches: np.ndarray) -> dict[str, Any]:
     return {
         "view_features": torch.from_numpy(views.astype(np.float32))[None],
         "view_mask": torch.ones(1, len(views), dtype=torch.bool),
@@ -319,7 +322,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     if args.runs is None:
         from crossfuse import registry
 
-        return {"shipped": score(registry.load("mit"), scans)}
+        return {"shipped": score(cast(MIT, registry.load("mit")), scans)}
     return {
         name: {"what": what, **score(load_variant(args.runs, name, args.seed), scans)}
         for name, (_, _, what) in VARIANTS.items()

@@ -4,11 +4,11 @@ Of the paper (all with weight 1; MLSM = multi-label soft margin):
 
     L = MLSM(z3) + MLSM(z2) + MLSM(z_fused) + BCE(p3) + MLSM(cam2) + L_pair + MSE(voxel, supervoxel)
 
-p3 = mean over supervoxels of softmax over classes of the 3-D CAM; since its entries sum to 1, BCE(p3)
-cannot reach 0 for a scan with several tags. L_pair asks that the class token of one stream is most
-like the same class's token of the other. Added here, for the CAM on decoded tokens
-(:func:`candidate_loss`): every supervoxel is of *one of the tagged classes*, and every tagged class is
-*somewhere*, which is all that tags say.
+p3 = mean over supervoxels of softmax over classes of the 3-D CAM; since its entries sum to 1,
+BCE(p3) cannot reach 0 for a scan with several tags. L_pair asks that the class token of one stream
+is most like the same class's token of the other. Added here, for the CAM on decoded tokens
+(:func:`candidate_loss`): every supervoxel is of *one of the tagged classes*, and every tagged class
+is *somewhere*, which is all that tags say.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def paper_losses(out: MITOutput, tags: Tensor) -> dict[str, Tensor]:
     terms = {
         "class_3d": soft(out.class_3d, wanted),
         "cam_3d": F.binary_cross_entropy(p3.clamp(1e-6, 1 - 1e-6), wanted),
-        "scatter": out.scatter,
+        "scatter": out.scatter.mean(),
     }
     if out.class_scores:
         terms["class_2d"] = soft(out.class_2d, wanted)

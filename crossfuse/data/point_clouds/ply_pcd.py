@@ -1,4 +1,4 @@
-"""PLY and PCD, ascii and binary, read with NumPy; sizes are checked before anything is allocated."""
+"""PLY and PCD, ascii and binary, read with NumPy; sizes are checked before allocating."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ PLY_TYPES = {
     "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4",
     "float": "f4", "float32": "f4", "double": "f8", "float64": "f8",
 }  # fmt: skip
-COLOUR_NAMES = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))  # fmt: skip
+COLOUR_NAMES = (
+    ("red", "green", "blue"),
+    ("r", "g", "b"),
+    ("diffuse_red", "diffuse_green", "diffuse_blue"),
+)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def read_cloud(data: bytes, name: str) -> PointCloud:
     """
     if len(data) > MOST_BYTES:
         raise CrossfuseError(
-            f"{name} has {len(data) >> 20} MB; at most {MOST_BYTES >> 20} MB are read. Thin it first."
+            f"{name} has {len(data) >> 20} MB; at most {MOST_BYTES >> 20} MB are read: thin it."
         )
     ending = name.rsplit(".", 1)[-1].lower() if "." in name else ""
     if ending not in READERS:
@@ -51,7 +51,9 @@ def _read_text(data: bytes, what: str) -> PointCloud:
     if not lines:
         raise CrossfuseError(f"{what} has no line with numbers.")
     separator = ";" if ";" in lines[0] else "," if "," in lines[0] else r"\s+"
-    named = any(c.isalpha() and c not in "eE" for c in lines[0].replace("nan", "").replace("inf", ""))
+    named = any(
+        c.isalpha() and c not in "eE" for c in lines[0].replace("nan", "").replace("inf", "")
+    )
     single = not named and len(lines) > 1 and len(lines[0].split()) == 1  # .pts: a count first
     try:
         table = pd.read_csv(
@@ -75,7 +77,9 @@ def _read_text(data: bytes, what: str) -> PointCloud:
     names = [str(c).strip().lower() for c in table.columns]
     if named and {"x", "y", "z"} <= set(names):
         columns = {n: values.iloc[:, i].to_numpy() for i, n in enumerate(names)}
-        trio = next((t for t in (("r", "g", "b"), ("red", "green", "blue")) if set(t) <= set(names)), None)
+        trio = next(
+            (t for t in (("r", "g", "b"), ("red", "green", "blue")) if set(t) <= set(names)), None
+        )
         colours = np.stack([columns[n] for n in trio], 1) if trio else None
         labels = next((columns[k] for k in LABEL_KEYS if k in columns), None)
         positions = np.stack([columns[a] for a in "xyz"], 1)
@@ -93,7 +97,8 @@ def _from_matrix(table: np.ndarray, what: str) -> PointCloud:
         raise CrossfuseError(f"{what}: the array must be (N, 3) or wider; it is {table.shape}.")
     if len(table) > MOST_POINTS:
         raise CrossfuseError(f"{what} has {len(table):,} points; at most {MOST_POINTS:,} are read.")
-    colours, labels, notes = None, None, ()
+    colours, labels = None, None
+    notes: tuple[str, ...] = ()
     if table.shape[1] >= 6:
         trio = table[:, 3:6]
         fit = np.isfinite(trio).all(axis=1)
@@ -129,7 +134,9 @@ def _read_numpy(data: bytes, what: str) -> PointCloud:
             f"{what} has no array called {', '.join(POSITION_KEYS)}; it has {', '.join(arrays)}."
         )
     if positions.ndim != 2 or positions.dtype.kind not in "fiu":
-        raise CrossfuseError(f"{what}: the positions must be numbers (N, 3); got {positions.shape}.")
+        raise CrossfuseError(
+            f"{what}: the positions must be numbers (N, 3); got {positions.shape}."
+        )
     colours, labels = _first(arrays, COLOUR_KEYS), _first(arrays, LABEL_KEYS)
     if positions.shape[1] > 3 and colours is None:
         return _from_matrix(positions.astype(np.float64), what)
@@ -149,7 +156,9 @@ def _read_las(data: bytes, what: str) -> PointCloud:
     try:
         import laspy
     except ModuleNotFoundError as error:
-        raise CrossfuseError("Reading LAS needs the package laspy: pip install laspy[lazrs]") from error
+        raise CrossfuseError(
+            "Reading LAS needs the package laspy: pip install laspy[lazrs]"
+        ) from error
     try:
         with laspy.open(io.BytesIO(data)) as reader:
             count = reader.header.point_count
@@ -197,7 +206,8 @@ def _read_mesh(data: bytes, what: str) -> PointCloud:
     unit = "metres" if across <= 100 else "centimetres" if across < 1000 else "millimetres"
     count = int(np.clip(mesh.area * scale[unit] / SAMPLE_SPACING**2, 20_000, 800_000))
     points, face = trimesh.sample.sample_surface(mesh, count, seed=0)[:2]
-    visual = mesh.visual.to_color() if hasattr(mesh.visual, "to_color") else mesh.visual
+    visual: Any = mesh.visual
+    visual = visual.to_color() if hasattr(visual, "to_color") else visual
     colours = None
     if getattr(visual, "defined", False) and getattr(visual, "kind", None):
         colours = np.asarray(visual.face_colors, np.float32)[np.asarray(face), :3] / np.float32(255)

@@ -1,0 +1,251 @@
+"""Reading clouds: every format that is promised, and every kind of bad file."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crossfuse.data.point_clouds import guess_unit, guess_up, read_cloud, read_path, settle, thinned
+from crossfuse.errors import CrossfuseError
+
+
+@pytest.fixture
+def cloud() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    xyz = rng.uniform([0, 0, 0], [5, 4, 2.5], (400, 3)).astype(np.float32)
+    return xyz, rng.integers(0, 256, (400, 3)).astype(np.uint8)
+
+
+def _ply(xyz: np.ndarray, rgb: np.ndarray, kind: str, count: int | None = None) -> bytes:
+    head = (
+        f"ply\nformat {kind} 1.0\ncomment made by a test\nelement vertex {count or len(xyz)}\n"
+        "property uchar red\nproperty float z\nproperty float y\nproperty uchar green\n"
+        "property uchar blue\nproperty float x\nproperty ushort label\n"
+        "element face 0\nproperty list uchar int vertex_indices\nend_header\n"
+    ).encode()
+    label = np.arange(len(xyz)) % 3
+    if kind == "ascii":
+        rows = [
+            f"{c[0]} {p[2]:.6f} {p[1]:.6f} {c[1]} {c[2]} {p[0]:.6f} {k}"
+            for p, c, k in zip(xyz, rgb, label, strict=True)
+        ]
+        return head + "\n".join(rows).encode() + b"\n"
+    order = ">" if "big" in kind else "<"
+    table = np.zeros(
+        len(xyz),
+        [
+            *(("r", "u1"), ("z", order + "f4"), ("y", order + "f4"), ("g", "u1")),
+            *(("b", "u1"), ("x", order + "f4"), ("label", order + "u2")),
+        ],
+    )
+    for name, values in zip("rgbxyz", [*rgb.T, *xyz.T], strict=True):
+        table[name] = values
+    table["label"] = label
+    return head + table.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["ascii", "binary_little_endian", "binary_big_endian"])
+def test_ply_in_any_property_order(kind: str, cloud) -> None:
+    xyz, rgb = cloud
+    got = read_cloud(_ply(xyz, rgb, kind), "a.ply")
+    np.testing.assert_allclose(got.positions + got.origin, xyz, atol=1e-4)
+    np.testing.assert_allclose(got.colours, rgb / 255, atol=1e-6)
+    assert got.labels is not None
+    assert got.labels[:4].tolist() == [0, 1, 2, 0]
+
+
+def _pcd(xyz: np.ndarray, rgb: np.ndarray, kind: str) -> bytes:
+    n = len(xyz)
+    packed = (rgb.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)).astype("<u4")
+    head = (
+        "# .PCD v0.7\nVERSION 0.7\nFIELDS x y z rgb\nSIZE 4 4 4 4\nTYPE F F F F\nCOUNT 1 1 1 1\n"
+        f"WIDTH {n}\nHEIGHT 1\nPOINTS {n}\nDATA {kind}\n"
+    ).encode()
+    columns = [*xyz.T.astype("<f4"), packed.view("<f4")]
+    if kind == "ascii":
+        table = np.stack([c.astype(np.float64) for c in columns], 1)
+        return head + "\n".join(" ".join(repr(float(v)) for v in row) for row in table).encode()
+    if kind == "binary":
+        return head + np.stack(columns, 1).tobytes()
+    raw = b"".join(np.ascontiguousarray(c).tobytes() for c in columns)
+    literal = b"".join(
+        bytes([len(raw[i : i + 32]) - 1]) + raw[i : i + 32] for i in range(0, len(raw), 32)
+    )
+    return head + struct.pack("<II", len(literal), len(raw)) + literal
+
+
+@pytest.mark.parametrize("kind", ["ascii", "binary", "binary_compressed"])
+def test_pcd(kind: str, cloud) -> None:
+    xyz, rgb = cloud
+    got = read_cloud(_pcd(xyz, rgb, kind), "a.pcd")
+    np.testing.assert_allclose(got.positions + got.origin, xyz, atol=1e-4)
+    np.testing.assert_allclose(got.colours, rgb / 255, atol=1e-6)
+
+
+def test_lzf_copies_that_overlap_themselves() -> None:
+    from crossfuse.data.point_clouds.ply_pcd import _lzf
+
+    packed = bytes([0, 65]) + bytes([(7 << 5), 1, 0])  # "A", then 10 bytes from one back
+    assert _lzf(packed, 11, "x") == b"A" * 11
+    with pytest.raises(CrossfuseError, match="damaged"):
+        _lzf(bytes([(1 << 5) | 3, 9]), 3, "x")
+
+
+def test_text_numpy_and_columns_with_names(cloud) -> None:
+    xyz, rgb = cloud
+    rows = np.hstack([xyz, rgb])
+    text = "\n".join(" ".join(f"{v:.5f}" for v in row) for row in rows)
+    csv = "X,Y,Z,red,green,blue,label\n" + "\n".join(
+        ",".join(f"{v:.5f}" for v in row) + ",1" for row in rows
+    )
+    plain, npy = io.BytesIO(), io.BytesIO()
+    np.save(npy, rows)
+    np.savez(plain, xyz=xyz, rgb=rgb, labels=np.ones(len(xyz)))
+    files = {"a.xyz": text.encode(), "a.csv": csv.encode(), "a.npy": npy.getvalue()}
+    files["a.pts"] = f"{len(xyz)}\n{text}".encode()
+    files["a.npz"] = plain.getvalue()
+    for name, data in files.items():
+        got = read_cloud(data, name)
+        np.testing.assert_allclose(got.positions + got.origin, xyz, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(got.colours, rgb / 255, atol=1e-5, err_msg=name)
+    assert read_cloud(files["a.csv"], "a.csv").labels is not None
+
+
+def test_las_and_meshes(cloud, tmp_path: Path) -> None:
+    import laspy
+    import trimesh
+
+    xyz, rgb = cloud
+    las = laspy.LasData(laspy.LasHeader(point_format=2, version="1.2"))
+    las.header.offsets, las.header.scales = [500_000, 4_000_000, 0], [1e-4] * 3
+    las.x, las.y, las.z = (xyz.astype(np.float64) + [500_000, 4_000_000, 0]).T
+    las.red, las.green, las.blue = (rgb.astype(np.uint16) * 257).T
+    for ending in ("las", "laz"):
+        las.write(tmp_path / f"a.{ending}")
+        got = read_cloud((tmp_path / f"a.{ending}").read_bytes(), f"a.{ending}")
+        away = got.positions + (got.origin - [500_000, 4_000_000, 0])
+        np.testing.assert_allclose(away, xyz, atol=3e-4)  # centred in double: nothing is lost
+        np.testing.assert_allclose(got.colours, rgb / 255, atol=1e-4)
+        assert any("centred" in note for note in got.notes)
+    box = trimesh.creation.box((2, 1, 3))
+    for ending in ("obj", "glb", "stl"):
+        data = box.export(file_type=ending)
+        got = read_cloud(data if isinstance(data, bytes) else data.encode(), f"box.{ending}")
+        assert any("sampled" in note for note in got.notes)
+        assert len(got) >= 20_000
+        up = settle(got).positions
+        assert np.ptp(up, axis=0).max() == pytest.approx(3, abs=0.01)
+
+
+def test_bad_points_are_left_out_and_counted(cloud) -> None:
+    xyz = np.vstack([cloud[0], [[np.nan, 0, 0], [0, np.inf, 0], [9e5, 0, 0]]])
+    buffer = io.BytesIO()
+    np.save(buffer, xyz)
+    got = read_cloud(buffer.getvalue(), "a.npy")
+    assert len(got) == 400
+    assert any("2 points without" in n for n in got.notes)
+    assert any("1 stray" in n for n in got.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("a.ply", b"", "is empty"),
+        ("a.ply", b"solid thing", "begin with 'ply'"),
+        ("a.ply", b"ply\nformat ascii 1.0\nelement vertex 9\n", "end_header"),
+        ("a.ply", b"ply\nformat ascii 1.0\nelement vertex nine\nend_header\n", "damaged"),
+        ("a.ply", b"ply\nformat ascii 1.0\nelement face 1\nend_header\n", "no element called"),
+        ("a.pcd", b"VERSION .7\nFIELDS x y z\n", "no PCD header"),
+        ("a.pcd", b"FIELDS x y z\nSIZE 4 4 4\nTYPE F F\nPOINTS 5\nDATA binary\n", "damaged"),
+        ("a.xyz", b"only words here\n", "holds no points"),
+        ("a.xyz", b"1 2\n3 4\n", "at least x, y and z"),
+        ("a.npy", b"\x93NUMPY garbage", "not a plain NumPy file"),
+        ("a.npz", b"PK\x03\x04 garbage", "not a plain NumPy file"),
+        ("a.las", b"LASF broken", "not a readable LAS"),
+        ("a.glb", b"glTF broken", "not a readable glb"),
+        ("a.docx", b"PK", "are read from"),
+        ("noending", b"x", "no ending"),
+    ],
+)
+def test_files_that_are_not_what_they_say(name: str, data: bytes, says: str) -> None:
+    with pytest.raises(CrossfuseError, match=says):
+        read_cloud(data, name)
+
+
+def test_headers_that_lie_about_the_count(cloud) -> None:
+    xyz, rgb = cloud
+    with pytest.raises(CrossfuseError, match="announces 9,000 points"):
+        read_cloud(_ply(xyz, rgb, "binary_little_endian", 9000), "a.ply")
+    with pytest.raises(CrossfuseError, match="announces 9,000 points"):
+        read_cloud(_ply(xyz, rgb, "ascii", 9000), "a.ply")
+    with pytest.raises(CrossfuseError, match="at most"):
+        read_cloud(_ply(xyz, rgb, "binary_little_endian", 10**12), "a.ply")
+    with pytest.raises(CrossfuseError, match="header is wrong"):
+        read_cloud(_pcd(xyz, rgb, "binary").replace(b"POINTS 400", b"POINTS 4000"), "a.pcd")
+
+
+def test_too_few_points_or_all_in_one_place() -> None:
+    for xyz, says in (
+        (np.zeros((0, 3)), "no points"),
+        (np.zeros((1, 3)), "at least 50"),
+        (np.ones((200, 3)), "same place"),
+        (np.full((60, 3), np.nan), "finite"),
+    ):
+        buffer = io.BytesIO()
+        np.save(buffer, xyz)
+        with pytest.raises(CrossfuseError, match=says):
+            read_cloud(buffer.getvalue(), "a.npy")
+
+
+def test_unit_and_up_are_found_shown_and_changeable(cloud) -> None:
+    xyz = cloud[0]
+    assert guess_unit(xyz) == "metres"
+    assert guess_unit(xyz * 1000) == "millimetres"
+    assert guess_up(xyz) == "z"
+    assert guess_up(xyz[:, [0, 2, 1]] * [1, 1, -1]) in ("y", "-y")
+    buffer = io.BytesIO()
+    np.save(buffer, xyz[:, [0, 2, 1]] * 1000)
+    raw = read_cloud(buffer.getvalue(), "a.npy")
+    found = settle(raw, up="y")
+    assert any("millimetres" in n for n in found.notes)
+    assert np.ptp(found.positions[:, 2]) == pytest.approx(2.5, abs=0.1)
+    with pytest.raises(CrossfuseError, match="unit"):
+        settle(raw, unit="furlongs")
+    with pytest.raises(CrossfuseError, match="up axis"):
+        settle(raw, up="w")
+    assert len(thinned(raw, 100)) == 100
+
+
+def test_scannet_and_s3dis_layouts(cloud, tmp_path: Path) -> None:
+    xyz, rgb = cloud
+    scene = tmp_path / "scene0000_00"
+    (scene / "exported" / "color").mkdir(parents=True)
+    (scene / "exported" / "color" / "0.jpg").write_bytes(b"")
+    body = _ply(xyz, rgb, "binary_little_endian")
+    (scene / "scene0000_00_vh_clean_2.ply").write_bytes(body)
+    (scene / "scene0000_00_vh_clean_2.labels.ply").write_bytes(body)  # labels 0, 1, 2
+    turn = "0 -1 0 0 1 0 0 0 0 0 1 0 0 0 0 1"
+    (scene / "scene0000_00.txt").write_text(f"axisAlignment = {turn}\nnumColorFrames = 1\n")
+    got, photos = read_path(scene)
+    assert len(photos) == 1
+    assert got.labels is not None
+    assert got.labels[:3].tolist() == [-1, 0, 1]  # NYU40: 0 none, 1 wall, 2 floor
+    assert np.ptp(got.positions[:, 0]) == pytest.approx(np.ptp(xyz[:, 1]), abs=1e-4)
+    room = tmp_path / "Area_5" / "office_1"
+    (room / "Annotations").mkdir(parents=True)
+    for name, part in (("chair_1", slice(0, 200)), ("clutter_1", slice(200, 400))):
+        lines = [" ".join(map(str, row)) for row in np.hstack([xyz[part], rgb[part]])]
+        lines[3] = lines[3].replace(" ", "\x10 ", 1)  # the stray characters of the real files
+        (room / "Annotations" / f"{name}.txt").write_text("\n".join(lines))
+    got, _ = read_path(room)
+    assert got.labels is not None
+    assert len(got) == 398
+    assert set(got.labels.tolist()) == {5, -1}
+    with pytest.raises(CrossfuseError, match="neither"):
+        read_path(tmp_path)
+    with pytest.raises(CrossfuseError, match="no file"):
+        read_path(tmp_path / "absent.ply")
