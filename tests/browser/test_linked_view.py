@@ -253,3 +253,27 @@ def test_figures_for_print_are_drawn_when_asked_for(start_app, page):
     with page.expect_download() as download:
         page.get_by_role("button", name="PDF").first.click()
     assert Path(download.value.path()).read_bytes().startswith(b"%PDF")
+
+
+def test_the_saved_page_lives_without_a_server(start_app, page, tmp_path):
+    view = open_case(page, start_app, "sentence")
+    word(view, "over").click()
+    file = tmp_path / "view.html"
+    file.write_bytes(saved(page, view, "html"))
+    page.goto(file.as_uri())
+    alone = page.locator(".view[data-paints]")
+    expect(says(alone)).to_contain_text("over looks most at")
+    page.keyboard.press("Tab")
+    word(alone, "over").click()
+    word(alone, "small").hover()
+    expect(says(alone)).to_contain_text("small looks most at")
+
+
+def test_numbers_explain_themselves(start_app, page):
+    view = open_case(page, start_app, "sentence")
+    view.get_by_role("button", name="How these numbers come about").click()
+    reasons = view.locator(".because")
+    expect(reasons).to_contain_text("mean of 12 heads")
+    expect(reasons).to_contain_text("ln 15 = 2.71")
+    word(view, "small").hover()
+    expect(reasons).to_contain_text("the row of small")

@@ -1,12 +1,14 @@
 """Joining the view's ES modules into the one script that a Streamlit component may have.
 
 The modules under ``js/`` and ``panels/`` are ordinary ES modules. Each becomes a function that
-runs once, in the order of its imports, and returns what it exports. Two modules are made here:
-``js/panels.js`` (every file of ``panels/``) and ``js/palettes.js`` (the colour maps).
+runs once, in the order of its imports, and returns what it exports. Four modules are made here:
+``js/panels.js`` (every file of ``panels/``), ``js/palettes.js`` (the colour maps), ``js/style.js``
+(view.css) and ``js/self.js`` (the script's own text, for the page that a reader saves).
 """
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from functools import lru_cache
@@ -84,7 +86,16 @@ def join(sources: dict[str, str], entry: str) -> str:
         parts.append(f"// {name}\n{text}")
 
     add(entry, ())
-    return "\n".join([*parts, f"export default {_identifier(entry)}.default;", ""])
+    return "\n".join(
+        [
+            "function $bundle() {",
+            *parts,
+            f"return {_identifier(entry)}.default;",
+            "}",
+            "export default $bundle();",
+            "",
+        ]
+    )
 
 
 def _palettes() -> str:
@@ -97,13 +108,16 @@ def _palettes() -> str:
 
 
 def sources() -> dict[str, str]:
-    """All modules of the view, the two generated ones among them."""
+    """All modules of the view, the generated ones among them."""
     files = [*sorted((HERE / "js").glob("*.js")), *sorted((HERE / "panels").glob("*.js"))]
     found = {path.relative_to(HERE).as_posix(): path.read_text(encoding="utf-8") for path in files}
     kinds = [path.stem for path in files if path.parent.name == "panels"]
     lines = [f'import * as {kind} from "../panels/{kind}.js";' for kind in kinds]
     found["js/panels.js"] = "\n".join([*lines, f"export const PANELS = {{ {', '.join(kinds)} }};"])
     found["js/palettes.js"] = _palettes()
+    style = (HERE / "view.css").read_text(encoding="utf-8")
+    found["js/style.js"] = f"export const STYLE = {json.dumps(style)};"
+    found["js/self.js"] = "export function source() { return $bundle.toString(); }"
     return found
 
 
@@ -114,5 +128,5 @@ def _built(_state: tuple[int, ...]) -> str:
 
 def script() -> str:
     """The component's script; made again only when a module has changed on disk."""
-    paths = [*HERE.glob("js/*.js"), *HERE.glob("panels/*.js")]
+    paths = [*HERE.glob("js/*.js"), *HERE.glob("panels/*.js"), HERE / "view.css"]
     return _built(tuple(sorted(path.stat().st_mtime_ns for path in paths)))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import streamlit as st
@@ -21,8 +20,6 @@ from crossfuse.ui.linked_view.bundle import script
 from crossfuse.ui.linked_view.packing import Arrays, pack_geometries, pack_maps
 from crossfuse.ui.linked_view.panels.base import Panel
 from crossfuse.ui.text import current_language, page_texts
-
-_CSS = Path(__file__).with_name("view.css")
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,7 @@ def linked_view(
     title: str = "",
     layout: Sequence[Sequence[int]] | None = None,
     height: int = 380,
+    compact: bool = False,
     selection: Selection | None = None,
     settings: Mapping[str, str | int | float | bool] | None = None,
     texts: Mapping[str, str] | None = None,
@@ -67,7 +65,8 @@ def linked_view(
 
     ``geometries`` and ``maps`` are those of a trace. ``layout``: lines of positions in ``panels``;
     all in one line by default (they stack on narrow screens). ``height``: largest height of a
-    panel's drawing in CSS pixels. ``selection`` pins an item from Python when it changes.
+    panel's drawing in CSS pixels. ``compact`` leaves out the menus (small examples). ``selection``
+    pins an item from Python when it changes.
     ``settings``: first choices of the reader, any of ``stage``, ``layer``, ``direction``, ``head``
     (-1: mean), ``scale`` (``"map" | "row" | "clip"``), ``read`` (``"row" | "column"``),
     ``conditional``, ``smooth``, ``opacity``, ``top``. ``texts`` overrides words of the view, e.g.
@@ -90,6 +89,7 @@ def linked_view(
         "title": title,
         "file": _file_name(title or key),
         "height": height,
+        "compact": compact,
         "layout": [list(line) for line in layout or [range(len(panels))]],
         "panels": [_panel(index, panel, arrays) for index, panel in enumerate(panels)],
         "geometries": geometry_meta,
@@ -102,9 +102,7 @@ def linked_view(
         "model": model,
         "trace": dict(trace_meta or {}),
     }
-    mount = st.components.v2.component(
-        "crossfuse_linked_view", js=script(), css=_CSS.read_text(encoding="utf-8")
-    )
+    mount = st.components.v2.component("crossfuse_linked_view", js=script())
     result = mount(
         key=key,
         data={"meta": meta, **arrays},
@@ -154,14 +152,18 @@ def _asked(key: str, selection: Selection | None) -> dict[str, Any] | None:
     not sent again.
     """
     memory = st.session_state.setdefault(f"_{key}_asked", {"turn": 0, "source": None})
-    if selection is not None:
+    if selection is None:
+        # A view that is drawn afresh does not pin what an earlier one was asked to pin.
+        if st.session_state.get(key) is None:
+            memory["source"] = None
+    else:
         source = {"geometry": selection.geometry, "item": int(selection.item)}
         state = st.session_state.get(key)
         pin = (state.get("pin") if state else None) or {}
         shown = {name: pin.get(name) for name in source}
         if source not in (memory["source"], shown):
             memory.update(turn=memory["turn"] + 1, source=source)
-    return dict(memory) if memory["turn"] else None
+    return dict(memory) if memory["source"] else None
 
 
 def _selection(pin: Mapping[str, Any] | None, asked: Selection | None) -> Selection | None:

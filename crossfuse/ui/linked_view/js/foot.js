@@ -10,11 +10,21 @@ export class Foot {
     this.state = el("span", "pin-state");
     this.live = el("div", "sr");
     this.live.setAttribute("aria-live", "polite");
+    this.why = el("button", "why");
+    this.why.type = "button";
+    this.why.setAttribute("aria-expanded", "false");
+    this.because = el("ul", "because");
+    this.because.hidden = true;
+    this.why.onclick = () => {
+      this.because.hidden = !this.because.hidden;
+      this.why.setAttribute("aria-expanded", String(!this.because.hidden));
+      this.paintReasons();
+    };
     this.unit = el("span", "unit");
     this.ramp = el("div", "ramp");
     this.ticks = el("div", "ticks");
     this.element = el("div", "foot",
-      el("div", "story", this.says, this.state),
+      el("div", "story", this.says, this.state, this.why, this.because),
       el("div", "legend", this.unit, el("div", "ramp-box", this.ramp, this.ticks)), this.live);
   }
 
@@ -43,6 +53,41 @@ export class Foot {
     if (this.state.textContent !== pin) this.state.textContent = pin;
     this.state.dataset.pinned = String(Boolean(state.pinned));
     this.paintLegend();
+    this.paintReasons();
+  }
+
+  /** How the numbers of the read-out come about, filled with the numbers at hand. */
+  paintReasons() {
+    this.why.textContent = this.view.t("explain");
+    if (this.because.hidden) return;
+    const lines = this.reasons();
+    const text = lines.join("\n");
+    if (text === this.reasoned) return;
+    this.reasoned = text;
+    clear(this.because);
+    for (const line of lines) this.because.append(el("li", "", line));
+  }
+
+  reasons() {
+    const { state, t } = this.view;
+    const link = state.links[0];
+    if (!link) return [];
+    const f = state.facts(link);
+    if (!isShare(link.map)) return [t("explain_plain")];
+    const keys = link.map.columns;
+    const asked = state.read ?? state.source.partner;
+    const read = asked && asked.geometry === f.other ? link.weights[asked.item] : f.weight;
+    const values = {
+      source: state.label(state.source.geometry, state.source.item), keys, rows: link.map.rows,
+      weight: formatWeight(read), times: formatTimes(read * keys), share: formatWeight(1 / keys),
+      entropy: f.entropy?.toFixed(2), uniform: f.uniform?.toFixed(2),
+      sum: formatWeight(f.sum), expected: formatWeight(f.expected), heads: link.map.heads.length,
+    };
+    const reasons = [link.reading === "row" ? t("explain_row", values) : t("explain_column", values)];
+    if (link.head < 0 && values.heads > 1) reasons.push(t("explain_mean", values));
+    reasons.push(t("explain_times", values));
+    if (link.reading === "row") reasons.push(t("explain_entropy", values));
+    return reasons;
   }
 
   /** Sentences with {{placeholders}} set in bold: [[{text, strong}]]. */
@@ -89,8 +134,7 @@ export class Foot {
     const other = state.label(target.geometry, target.item);
     const first = link.reading === "row" ? name : other;
     const second = link.reading === "row" ? other : name;
-    const share = link.map.kind === "attention" || link.map.kind === "grouped";
-    return this.sentence(share ? "readout_value" : "readout_value_plain", {
+    return this.sentence(isShare(link.map) ? "readout_value" : "readout_value_plain", {
       source: first, target: second, weight: formatWeight(weight),
       times: formatTimes(weight * link.map.columns),
     });
@@ -99,8 +143,7 @@ export class Foot {
   summary(link, name, several) {
     const { state, t } = this.view;
     const f = state.facts(link);
-    const share = f.map.kind === "attention" || f.map.kind === "grouped";
-    const key = `readout_${link.reading}${share ? "" : "_plain"}`;
+    const key = `readout_${link.reading}${isShare(f.map) ? "" : "_plain"}`;
     const values = {
       source: name,
       target: f.best === undefined ? "–" : state.label(f.other, f.best),
@@ -158,6 +201,11 @@ export class Foot {
     }
     return ticks;
   }
+}
+
+/** Whether the weights are shares of a row that sums to 1. */
+function isShare(map) {
+  return map.kind === "attention" || map.kind === "grouped";
 }
 
 /** One link for each painted vector: panels of one Joined geometry share theirs. */

@@ -1,12 +1,14 @@
-// Taking things away: the present picture (SVG, PNG), the present rows (CSV), the data (NPZ).
+// Taking things away: the present picture (SVG, PNG), the present rows (CSV), the data (NPZ),
+// the live view itself (HTML).
 
 import { Menu } from "./controls.js";
 import { el, xml } from "./dom.js";
 import { distinct } from "./foot.js";
 import { npy, zip } from "./npz.js";
+import { livePage } from "./page.js";
 import { rect, text } from "./svg.js";
 
-const FORMATS = ["png", "svg", "csv", "npz"];
+const FORMATS = ["png", "svg", "csv", "npz", "html"];
 
 export class SaveMenu {
   constructor(view) {
@@ -34,6 +36,7 @@ export class SaveMenu {
       svg: () => new Blob([drawing(this.view).svg], { type: "image/svg+xml" }),
       png: () => rasterise(drawing(this.view)),
       csv: () => new Blob(["\ufeff", table(this.view)], { type: "text/csv" }),
+      html: async () => new Blob([await livePage(this.view)], { type: "text/html" }),
       npz: () => new Blob([archive(this.view)], { type: "application/octet-stream" }),
     }[format]();
     const link = el("a");

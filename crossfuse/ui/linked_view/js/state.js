@@ -36,7 +36,7 @@ export class State {
     for (const name of ["pinned", "hovered", "resting"]) {
       if (!this.exists(this[name])) this[name] = null;
     }
-    this.resting = this.cast(this.resting ?? this.firstItem());
+    this.resting = this.cast(this.resting ?? meta.resting ?? this.firstItem());
   }
 
   /** A source with the role it plays, where panels of its geometry have one role each. */

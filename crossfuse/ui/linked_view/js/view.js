@@ -7,6 +7,7 @@ import { Foot } from "./foot.js";
 import { SaveMenu } from "./save.js";
 import { PANELS } from "./panels.js";
 import { el, clear } from "./dom.js";
+import { STYLE } from "./style.js";
 import { formatWeight } from "./labels.js";
 
 export class View {
@@ -19,7 +20,7 @@ export class View {
     this.save = new SaveMenu(this);
     this.bar.element.append(this.save.element);
     this.root.append(this.bar.element, this.grid, this.foot.element);
-    parent.append(this.root);
+    parent.append(el("style", "", STYLE), this.root);
     this.panels = [];
     this.paints = 0;
     this.resizer = new ResizeObserver(() => this.schedule(true));
@@ -38,12 +39,17 @@ export class View {
 
   update({ data, setStateValue }) {
     const { meta, ...tables } = data;
-    const arrays = {};
+    const arrays = (this.arrays = {});
     for (const [name, table] of Object.entries(tables)) arrays[name] = table.getChildAt(0).toArray();
-    const first = !this.meta;
     this.meta = meta;
     this.report = (pin) => { if (meta.report) setStateValue("pin", pin ?? {}); };
-    if (first) Object.assign(this.state.settings, meta.settings, this.stored());
+    const wished = JSON.stringify(meta.settings);
+    if (wished !== this.wished) {
+      // Python's wishes hold when they are new; the reader's later choices hold over a reload.
+      const kept = this.wished === undefined ? this.stored() : {};
+      Object.assign(this.state.settings, meta.settings, kept.wished === wished ? kept.settings : {});
+      this.wished = wished;
+    }
     this.state.load(meta, arrays, this.t);
     if (meta.selection && meta.selection.turn !== this.turn) {
       this.turn = meta.selection.turn;
@@ -52,6 +58,7 @@ export class View {
     }
     this.theme = readTheme(this.root);
     this.root.dataset.theme = this.theme.dark ? "dark" : "light";
+    this.root.classList.toggle("compact", meta.compact);
     this.root.setAttribute("role", "group");
     this.root.setAttribute("aria-label", meta.title || this.t("view"));
     this.build(arrays);
@@ -220,7 +227,8 @@ export class View {
   }
 
   store() {
-    try { sessionStorage.setItem(`linked-view ${this.meta.id}`, JSON.stringify(this.state.settings)); }
+    const kept = { wished: this.wished, settings: this.state.settings };
+    try { sessionStorage.setItem(`linked-view ${this.meta.id}`, JSON.stringify(kept)); }
     catch { /* as above */ }
   }
 

@@ -18,6 +18,7 @@ export function create(root, ctx) {
   const small = new WeakMap(); // map -> pooled matrix of each head
   let state = null;
   let picture = null;
+  let drawn = "";
   let table = null; // {layers, heads, size: {w, h}}
 
   const list = canvasListbox(root, { ...ctx, label, hover: move, pin: choose, unpin: ctx.unpin }, {
@@ -87,6 +88,14 @@ export function create(root, ctx) {
     return known.get(head);
   }
 
+  /** What the drawing depends on; most hovers change none of it. */
+  function signature() {
+    const { source, settings } = state;
+    const byRow = state.geometries[picture.map.key].kind === "image_grid";
+    return [picture.map.id, settings.layer, settings.head, ctx.width(), ctx.theme.dark,
+      byRow ? `${source?.geometry} ${source?.item} ${source?.role}` : ""].join(" ");
+  }
+
   function layout() {
     const axes = state.axes();
     const heads = axes.heads.length > 1 ? [MEAN, ...axes.heads.keys()] : [0];
@@ -147,13 +156,16 @@ export function create(root, ctx) {
   return {
     update(data) {
       state = data.state;
+      drawn = "";
       list.element.setAttribute("aria-label", data.title || ctx.t("panel_overview"));
     },
     paint(next) {
       picture = next;
       canvas.hidden = !next.map;
       if (!next.map) return;
-      draw();
+      const shown = signature();
+      if (shown !== drawn) draw();
+      drawn = shown;
       const { layer, head } = state.settings;
       const at = table.layers.indexOf(layer) * table.heads.length + table.heads.indexOf(head);
       list.say(at >= 0 ? at : null, true);
