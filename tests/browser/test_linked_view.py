@@ -65,15 +65,12 @@ def test_hover_lights_the_other_side_without_the_server(start_app, page):
     expect(jumps).to_have_class("chip painted source")
     assert pixel(canvas, 0.75, 0.2) != old
     assert runs(page) == before
+    # Names stay text.
+    expect(word(view, "<b>fallen</b>")).to_be_visible()
+    assert view.locator("b", has_text="fallen").count() == 0
     # The smallest box under the pointer is meant: the head lies inside the dog.
     canvas.hover(position={"x": 100, "y": 95})
     expect(says(view)).to_contain_text("head looks most at")
-
-
-def test_names_stay_text(start_app, page):
-    view = open_case(page, start_app, "sentence")
-    expect(word(view, "<b>fallen</b>")).to_be_visible()
-    assert view.locator("b", has_text="fallen").count() == 0
 
 
 def test_click_pins_and_tells_python(start_app, page):
@@ -200,7 +197,7 @@ def test_saves_pictures_and_numbers(start_app, page):
 
 
 def test_a_large_view_saves_half_precision(start_app, page):
-    view = open_case(page, start_app, "large")
+    view = open_case(page, start_app, "large", "&side=28")
     trace = load(io.BytesIO(saved(page, view, "npz")))
     assert trace.maps[0].weights.dtype == np.float16
     assert np.allclose(trace.maps[0].weights.sum(-1, dtype=np.float32), 1, atol=1e-2)

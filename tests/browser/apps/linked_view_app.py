@@ -161,7 +161,7 @@ def on_demand() -> None:
 
 
 def large() -> None:
-    side = 56
+    side = int(st.query_params.get("side", 56))
     grid = ImageGrid.regular(side, side, (480, 320))
     rng = np.random.default_rng(0)
     weights = rng.random((1, side * side, side * side), dtype=np.float32)

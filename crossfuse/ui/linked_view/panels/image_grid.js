@@ -54,18 +54,26 @@ export function create(root, ctx) {
       f.w * grid.columns * fit.zoom, f.h * grid.rows * fit.zoom);
   }
 
+  /** Ranks at the corners of large cells, inside middling ones, nowhere on small ones. */
+  function paintRanks(pen, top) {
+    for (let rank = top.length; rank >= 1; rank--) {
+      const [x, y, w, h] = box(top[rank - 1]);
+      const side = Math.min(w, h);
+      if (side >= 34) rankBadge(pen, x + w, y, rank, ctx.theme.font);
+      else if (side >= 13) rankBadge(pen, x + w / 2, y + h / 2, rank, ctx.theme.font, Math.min(7.5, side / 2 - 2));
+    }
+  }
+
   function draw(picture) {
     const [imageWidth, imageHeight] = grid.image_size;
     fit = fitPhoto(imageWidth, imageHeight, ctx.width(), ctx.height());
     const pen = fitCanvas(canvas, fit.width, fit.height);
     photo.draw(pen, fit.width, fit.height, picture.weights ? Math.min(1, 0.4 + 0.6 * picture.settings.opacity) : 0, ctx.theme);
     if (picture.weights) paintWeights(pen, picture);
-    const small = fit.zoom * grid.cell[0] < 9;
     picture.top.forEach((item, rank) => {
-      const [x, y, w, h] = box(item);
-      outline(pen, x, y, w, h, { line: rank === 0 ? 1.6 : 1, colour: "rgba(255,255,255,.92)" });
-      if (picture.top.length > 1 && !small) rankBadge(pen, x + w, y, rank + 1, ctx.theme.font);
+      outline(pen, ...box(item), { line: rank === 0 ? 1.6 : 1, colour: "rgba(255,255,255,.92)" });
     });
+    if (picture.top.length > 1) paintRanks(pen, picture.top);
     if (picture.marked !== null) outline(pen, ...box(picture.marked), { dash: [3, 2] });
     if (picture.source !== null) {
       outline(pen, ...box(picture.source), { line: 2.5, colour: ctx.theme.primary });

@@ -50,19 +50,16 @@ export function create(root, ctx) {
     const byStrength = [...order].filter((i) => weights[i] === weights[i])
       .sort((a, b) => scale.strength(weights[a]) - scale.strength(weights[b]));
     for (const item of byStrength) {
-      const [x, y, w, h] = box(item);
-      under.clearRect(x, y, w, h);
-      under.fillStyle = scale.css(weights[item], alpha(scale.strength(weights[item])));
-      under.fillRect(x, y, w, h);
-    }
-    pen.drawImage(layer, 0, 0, fit.width, fit.height);
-    for (const item of byStrength) {
       const strength = scale.strength(weights[item]);
       const [x, y, w, h] = box(item);
-      pen.strokeStyle = scale.css(weights[item], 0.35 + 0.65 * strength);
-      pen.lineWidth = 1 + strength;
-      pen.strokeRect(x, y, w, h);
+      under.clearRect(x, y, w, h);
+      under.fillStyle = scale.css(weights[item], alpha(strength));
+      under.fillRect(x, y, w, h);
+      under.strokeStyle = scale.css(weights[item], 0.35 + 0.65 * strength);
+      under.lineWidth = 1 + strength;
+      under.strokeRect(x, y, w, h);
     }
+    pen.drawImage(layer, 0, 0, fit.width, fit.height);
   }
 
   function draw(picture) {
