@@ -8,7 +8,7 @@ from crossfuse.ui.shell import page_header
 from crossfuse.ui.state import choose
 from crossfuse.ui.text import t
 
-CHAPTERS = ["steps", "photos", "cost"]
+CHAPTERS = ["steps", "photos", "bugs", "cost"]
 
 page_header("primer")
 chapter = choose(

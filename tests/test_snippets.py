@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -40,6 +41,31 @@ def test_each_mistake_runs_and_changes_the_picture(snippet: snippets.Snippet) ->
         wrong.painted, right.painted, atol=1e-3
     )
     assert 1 <= wrong.reach <= 48
+
+
+def test_prepared_scores_are_cosines_over_the_temperature() -> None:
+    torch.manual_seed(0)
+    query, key = snippets.prepared(torch.randn(9, 3, 4), torch.randn(9, 2, 5), 2, 0.25)
+    assert query.shape == (8, 3, 4)
+    norms = query.unflatten(0, (2, 4)).norm(dim=1) * key.unflatten(0, (2, 4)).norm(dim=1)[0, 0, 0]
+    torch.testing.assert_close(norms / 4**0.5, torch.full_like(norms, 4.0))
+
+
+@pytest.mark.parametrize("shape", [(30, 80, 3), (80, 30, 3), (1, 1, 3)])
+@pytest.mark.parametrize("portrait", [False, True])
+def test_crops_and_colours(shape: tuple[int, int, int], portrait: bool) -> None:
+    pixels = np.full(shape, 51, dtype=np.uint8)
+    cut = snippets.four_by_three(pixels, portrait)
+    assert min(cut.shape) >= 1
+    torch.testing.assert_close(
+        snippets.cell_colours(cut, 3, 4), torch.full((3, 3, 4), 0.2), atol=1e-6, rtol=0
+    )
+
+
+def test_the_code_shown_is_the_code_that_runs() -> None:
+    shown = snippets.source(snippets.axis)
+    assert "softmax(dim=1)" in shown
+    assert "type: ignore" not in shown
 
 
 def test_checks_report_what_stopped_them() -> None:

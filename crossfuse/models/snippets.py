@@ -8,12 +8,17 @@ below tell them apart; ``correct`` passes all.
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from crossfuse.models.feature_map import frozen_heads
 
 Attention = Callable[..., tuple[Tensor, Tensor]]
 
@@ -168,12 +173,13 @@ def verdicts(attention: Attention) -> tuple[Verdict, ...]:
 
 @dataclass(frozen=True)
 class Snippet:
-    """One wrong function, and how many heads it takes to see what is wrong."""
+    """One wrong function. ``heads``: how many it takes to see what is wrong; ``portrait``: it is
+    seen only where the asked photograph has another shape."""
 
     name: str
     function: Attention
     heads: int = 1
-    portrait: bool = False  # seen only when the asked photograph is turned to another shape
+    portrait: bool = False
 
 
 SNIPPETS = (
@@ -184,6 +190,25 @@ SNIPPETS = (
     Snippet("view", view),
     Snippet("swap", swap),
 )
+
+
+def prepared(
+    x: Tensor, y: Tensor, heads: int = 1, temperature: float = 0.1
+) -> tuple[Tensor, Tensor]:
+    """Frozen features as query and key such that the right scores are cosines over τ.
+
+    Args:
+        x, y: (C, H_q, W_q) and (C, H_k, W_k) of one encoder.
+
+    Returns:
+        Maps of the same grids; channels beyond a multiple of ``heads`` are dropped.
+    """
+    query, key = frozen_heads(x[None], y[None], heads)
+    gain = (query.shape[-1] ** 0.5 / temperature) ** 0.5
+    return (
+        (gain * query[0]).transpose(1, 2).flatten(0, 1).unflatten(1, x.shape[1:]),
+        (gain * key[0]).transpose(1, 2).flatten(0, 1).unflatten(1, y.shape[1:]),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,3 +255,27 @@ def evidence(
     share = (look / total).clamp_min(1e-12)
     reach = float(torch.exp(-(share * share.log()).sum()))
     return Evidence(painted.permute(1, 2, 0), look, total, reach)
+
+
+def four_by_three(pixels: np.ndarray, portrait: bool = False) -> np.ndarray:
+    """The middle of a photograph (H, W, 3) cut to 4:3, or to 3:4."""
+    height, width = pixels.shape[:2]
+    ratio = 3 / 4 if portrait else 4 / 3
+    if width > ratio * height:
+        kept = max(1, int(height * ratio))
+        left = (width - kept) // 2
+        return pixels[:, left : left + kept]
+    kept = max(1, int(width / ratio))
+    top = (height - kept) // 4  # a little above the middle, where faces are
+    return pixels[top : top + kept]
+
+
+def cell_colours(pixels: np.ndarray, rows: int, columns: int) -> Tensor:
+    """Mean colour of each cell: (H, W, 3) uint8 to (3, rows, columns) in 0..1."""
+    image = torch.tensor(pixels).permute(2, 0, 1)[None].float() / 255
+    return F.interpolate(image, (rows, columns), mode="area")[0]
+
+
+def source(function: Attention) -> str:
+    """The code of a snippet as its author would write it."""
+    return re.sub(r"  # type: ignore.*", "", inspect.getsource(function)).strip()

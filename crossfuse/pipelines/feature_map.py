@@ -7,10 +7,11 @@ Request options
     ``strides`` (8, 16, 32 ...), ``longest_side``, ``heads``, ``temperature`` (0 = the usual one),
     ``projections``: "features" (cosines of the frozen features, nothing learned) or "trained"
     (the block of assets/weights), ``max_keys``, ``rows`` (query cells to keep; none = as many as
-    fit in ``MAX_MAP_VALUES``).
+    fit in ``MAX_MAP_VALUES``), ``features`` (also return the features).
 Result
     a trace with geometries ``a<stride>``, ``b<stride>`` (and ``b<stride>_keys`` where cells are
-    merged), maps "a->b" and "b->a" at each stride, float16; outputs ``photo_a``, ``photo_b``.
+    merged), maps "a->b" and "b->a" at each stride, float16; outputs ``photo_a``, ``photo_b``
+    and, where wanted, ``features_a<stride>`` (C, H, W) float32.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Options:
     projections: str = "features"
     max_keys: int = 1024
     rows: tuple[int, ...] = ()
+    features: bool = False
 
     def __post_init__(self) -> None:
         if self.projections not in TEMPERATURE:
@@ -129,6 +131,9 @@ def run(request: Request, context: Context) -> Result:
     for side in sides:
         if side.pixels is not None:
             outputs[f"photo_{side.name}"] = _for_display(side.pixels)
+    for stride, level in levels.items() if options.features else ():
+        for name, (values, _) in level.items():
+            outputs[f"features_{name}{stride or ''}"] = values[0].float().cpu().numpy()
     trace = Trace("feature_map", geometries, tuple(maps), meta)
     return Result(trace, outputs, tuple(dict.fromkeys(notes)), dict(context.timings))
 
