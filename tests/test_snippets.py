@@ -66,6 +66,7 @@ def test_the_code_shown_is_the_code_that_runs() -> None:
     shown = snippets.source(snippets.axis)
     assert "softmax(dim=1)" in shown
     assert "type: ignore" not in shown
+    assert shown.startswith("def attention(q, k, v, heads=1):")
 
 
 def test_checks_report_what_stopped_them() -> None:

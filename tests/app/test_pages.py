@@ -13,9 +13,12 @@ from crossfuse.ui.text import LANGUAGES, text
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def open_page(name: str, language: str = "en") -> AppTest:
+def open_page(name: str, language: str = "en", **choices: str) -> AppTest:
+    """A page of the app in a language, ``choices`` given in the URL."""
     app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
     app.query_params["lang"] = language
+    for key, value in choices.items():
+        app.query_params[key] = value
     app.run()
     if name != "home":
         app.switch_page(str(ROOT / f"pages/{name}.py")).run()

@@ -1,0 +1,118 @@
+"""The primer's chapters: numbers follow the reader, answers are checked, links restore choices."""
+
+from __future__ import annotations
+
+import pytest
+from streamlit.testing.v1 import AppTest
+from test_pages import open_page
+
+from crossfuse import cost
+from crossfuse.ui.primer import bugs, tables
+from crossfuse.ui.text import LANGUAGES, text
+
+
+def chapter(name: str, language: str = "en", **choices: str) -> AppTest:
+    return open_page("primer", language, chapter=name, **choices)
+
+
+def formulas(app: AppTest) -> str:
+    return "\n".join(element.value for element in app.get("latex"))
+
+
+def test_formulas_are_filled_and_follow_the_choices() -> None:
+    app = chapter("steps", word="red", heads="2", hide="sun.tree")
+    assert not app.exception
+    assert r"\text{red}" in formulas(app)
+    assert r"\sqrt{2}" in formulas(app)
+    assert app.session_state["hide"] == ["sun", "tree"]
+    app.session_state["tau"] = 0.5
+    app.run()
+    assert r"0.50\,\sqrt{2}" in formulas(app)
+
+
+def test_tables_come_from_the_link() -> None:
+    numbers = ["0"] * 16
+    numbers[8] = "-3"
+    app = chapter("steps", x="_".join(numbers))
+    assert not app.exception
+    assert "-7.50" in formulas(app)
+    assert app.query_params["x"] == "_".join(numbers)
+
+
+@pytest.mark.parametrize("code", ["", "1_2", "a_b", "nan_" * 15 + "nan", "9" * 5000])
+def test_broken_table_links_are_ignored(code: str) -> None:
+    assert tables.decode(code, (4, 4), 9) is None
+    app = chapter("steps", x=code)
+    assert not app.exception
+    assert "0.456" in formulas(app)
+
+
+def test_presets_and_the_way_back() -> None:
+    app = chapter("steps")
+    app.button(key="_preset_hide").click().run()
+    assert r"\frac{0}" in formulas(app) or "+ 0 +" in formulas(app)
+    assert app.session_state["hide"] == ["ball"]
+    app.button(key="_preset_plain").click().run()
+    assert not app.session_state["hide"]
+
+
+def test_hiding_everything_is_told_in_a_sentence() -> None:
+    app = chapter("steps", hide="sky.cloud.sun.tree.ball.grass")
+    assert not app.exception
+    assert any("All cells are hidden" in element.value for element in app.text)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_photographs_look_at_each_other(language: str) -> None:
+    app = chapter("photos", language)
+    assert not app.exception
+    assert app.get("bidi_component")
+    peaks = {metric.label: float(metric.value.split()[0]) for metric in app.metric}
+    assert len(peaks) == 3
+    assert min(peaks.values()) > 1
+
+
+def test_a_blank_photograph_gives_nearly_even_weights() -> None:
+    app = chapter("photos", other="blank")
+    assert not app.exception
+    blank = [float(metric.value.split()[0]) for metric in app.metric]
+    app.session_state["other"] = "asis"
+    app.run()
+    seen = [float(metric.value.split()[0]) for metric in app.metric]
+    assert blank[1] < seen[1]
+
+
+@pytest.mark.parametrize("name", bugs.NAMES)
+def test_each_bug_is_asked_and_explained(name: str) -> None:
+    app = chapter("bugs", bug=name)
+    assert not app.exception
+    wrong = next(other for other in bugs.NAMES if other != name)
+    app.radio(key=f"_answer_{name}").set_value(wrong).run()
+    assert app.warning
+    app.radio(key=f"_answer_{name}").set_value(name).run()
+    assert not app.exception
+    assert app.success
+    assert len(app.code) == 2
+    score = text("primer.bugs_score", "en", found=1, total=6)
+    assert any(score in element.value for element in app.markdown)
+
+
+def test_giving_up_earns_no_point() -> None:
+    app = chapter("bugs", bug="axis")
+    app.button(key="_reveal_axis").click().run()
+    assert text("primer.why_axis", "en") in [element.value for element in app.markdown]
+    app.radio(key="_answer_axis").set_value("axis").run()
+    assert any("0 of 6" in element.value for element in app.markdown)
+
+
+def test_cost_is_measured_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "SIDES", (4, 6))
+    monkeypatch.setattr(cost, "PATIENCE", 0.0)
+    monkeypatch.setattr(cost.measure, "__defaults__", ((4, 6),))
+    app = chapter("cost", side="28")
+    assert not app.exception
+    assert app.metric[0].value == "18.8 MiB"
+    app.button(key="_measure").click().run()
+    assert not app.exception
+    assert app.get("plotly_chart")
+    assert any("6 × 6" in element.value for element in app.markdown)
