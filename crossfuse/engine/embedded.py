@@ -18,7 +18,7 @@ from crossfuse.engine.fair_queue import FairQueue
 from crossfuse.engine.interface import Engine, Job, Statistics, WarmUp, call_back, failure
 from crossfuse.engine.ladder import answer
 from crossfuse.engine.messages import Request, Result, content_digest
-from crossfuse.engine.resources import available_cores, available_memory, device_title
+from crossfuse.engine.resources import available_memory, device_title, idle_cores
 from crossfuse.engine.store import Store
 from crossfuse.errors import CrossfuseError
 
@@ -48,7 +48,7 @@ class EmbeddedEngine(Engine):
         max_batch: most requests in one ``run_batch``.
         model_bytes, cache_bytes: budgets; None: a quarter and a sixteenth of the machine's memory,
             at most 4 GiB and 512 MiB.
-        threads: torch threads of each worker; None: the cores, shared out.
+        threads: torch threads of each worker; None: the cores that are idle, shared out.
     """
 
     def __init__(
@@ -263,8 +263,9 @@ class EmbeddedEngine(Engine):
     def _share_cores(self) -> None:
         torch = sys.modules.get("torch")
         if torch is not None:
-            share = max(1, available_cores() // len(self.devices))
-            torch.set_num_threads(share if self._threads is None else self._threads)
+            share = self._threads or max(1, idle_cores() // len(self.devices))
+            if torch.get_num_threads() != share:
+                torch.set_num_threads(share)
 
     # On a worker's thread.
 

@@ -194,6 +194,11 @@ def image_encoder(context: Context) -> ImageEncoder:
     return context.resource(("image encoder", ENCODER), lambda: load_image_encoder(ENCODER))
 
 
+def warm_up(context: Context) -> None:
+    """Load what the first request needs."""
+    image_encoder(context)
+
+
 @torch.inference_mode()
 def _attend(
     stride: int,

@@ -41,10 +41,10 @@ class WarmStart:
         return self.state is not None and self.state.done
 
     def start(self) -> WarmUp:
-        """Import torch in the background, once; call it when something is on the screen."""
+        """Load torch and the first model behind the page; call it once something is painted."""
         with self._lock:
             if self.state is None:
-                self.state = get_engine().warm_up()
+                self.state = get_engine().warm_up("feature_map")
             return self.state
 
 

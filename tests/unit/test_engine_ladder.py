@@ -221,3 +221,13 @@ def test_a_container_has_its_own_limits(tmp_path: Any, monkeypatch: pytest.Monke
     (tmp_path / "cpu.max").write_text("max 100000\n")
     (tmp_path / "memory.max").write_text("max\n")
     assert (available_cores(), available_memory()) == free
+
+
+def test_threads_are_as_many_as_cores_are_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "available_cores", lambda: 8)
+    monkeypatch.setattr(resources.os, "cpu_count", lambda: 16)
+    found = {}
+    for load in (0.0, 4.0, 15.0, 40.0):
+        monkeypatch.setattr(resources.os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        found[load] = resources.idle_cores()
+    assert found == {0.0: 8, 4.0: 6, 15.0: 1, 40.0: 1}
