@@ -116,7 +116,12 @@ def wait(job: Job, space: DeltaGenerator, key: str) -> None:
     space.empty()
 
 
+def stage_key(label: str) -> str:
+    """The text key of a stage: ``"reading points"`` is ``stages.reading_points``."""
+    return "_".join(label.lower().split())
+
+
 def stage_words(label: str) -> str:
     """The label of a pipeline's stage in the reader's language, where ``stages.md`` has it."""
-    key = "_".join(label.lower().split())
+    key = stage_key(label)
     return t(f"stages.{key}") if key in page_texts("stages", current_language()) else label

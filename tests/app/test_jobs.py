@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 from crossfuse.engine import Context, EmbeddedEngine, Request, Result
 from crossfuse.errors import CrossfuseError
 from crossfuse.ui import jobs
+from crossfuse.ui.text import page_texts
 
 WAIT = 20.0
 
@@ -149,3 +152,12 @@ def test_a_rerun_waits_for_the_same_job(app: AppTest, pipeline: Pipeline) -> Non
 def test_stages_have_words_in_both_languages() -> None:
     assert jobs.stage_words("waiting") == "Waiting"
     assert jobs.stage_words("an unknown stage") == "an unknown stage"
+
+
+def test_every_stage_of_the_pipelines_has_words() -> None:
+    pipelines = Path(jobs.__file__).parents[1] / "pipelines"
+    sources = "".join(path.read_text(encoding="utf-8") for path in pipelines.glob("*.py"))
+    labels = set(re.findall(r'\.stage\(\s*"([^"]+)"', sources))
+    assert labels
+    missing = {label for label in labels if jobs.stage_key(label) not in page_texts("stages", "en")}
+    assert not missing, "add these to assets/texts/*/stages.md"
