@@ -84,13 +84,23 @@ def test_click_pins_and_tells_python(start_app, page):
     expect(page.get_by_text("pinned: None")).to_be_visible()
 
 
-def test_python_pins(start_app, page):
+def test_python_chooses_what_is_shown_first(start_app, page):
     view = open_case(page, start_app, "sentence", "&pin=1")
     expect(says(view)).to_contain_text("dog looks most at")
-    expect(word(view, "dog")).to_have_attribute("aria-selected", "true")
+    expect(word(view, "dog")).to_have_class("chip painted source")
     expect(page.get_by_text("pinned: ('tokens', 8)")).to_be_visible()
-    word(view, "dog").click()
-    expect(page.get_by_text("pinned: None")).to_be_visible()
+    word(view, "small").hover()  # and the reader goes on from there
+    expect(says(view)).to_contain_text("small looks most at")
+
+
+def test_a_pin_goes_along_to_a_grid_of_another_scale(start_app, page):
+    view = open_case(page, start_app, "scales")
+    canvas = view.locator("canvas").first
+    box = canvas.bounding_box()
+    canvas.click(position={"x": 0.9 * box["width"], "y": 0.15 * box["height"]})
+    expect(says(view)).to_contain_text("cell 2, 14 looks most at")
+    view.get_by_role("radio", name="coarse").click()
+    expect(says(view)).to_contain_text("cell 1, 6 looks most at")
 
 
 def test_keyboard_alone(start_app, page):

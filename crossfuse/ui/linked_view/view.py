@@ -66,7 +66,7 @@ def linked_view(
     ``geometries`` and ``maps`` are those of a trace. ``layout``: lines of positions in ``panels``;
     all in one line by default (they stack on narrow screens). ``height``: largest height of a
     panel's drawing in CSS pixels. ``compact`` leaves out the menus (small examples). ``selection``
-    pins an item from Python when it changes.
+    is shown when it changes, as if the reader had pointed at it.
     ``settings``: first choices of the reader, any of ``stage``, ``layer``, ``direction``, ``head``
     (-1: mean), ``scale`` (``"map" | "row" | "clip"``), ``read`` (``"row" | "column"``),
     ``conditional``, ``smooth``, ``opacity``, ``top``. ``texts`` overrides words of the view, e.g.

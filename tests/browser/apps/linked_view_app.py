@@ -160,6 +160,19 @@ def on_demand() -> None:
         st.rerun()
 
 
+def scales() -> None:
+    fine, coarse = ImageGrid.regular(10, 15, (480, 320)), ImageGrid.regular(4, 6, (480, 320))
+    words = AttentionMap("fine", 0, "d", "fine", "words", attention(1, 2, 150, 9))
+    others = AttentionMap("coarse", 0, "d", "coarse", "words", attention(2, 2, 24, 9))
+    pinned = linked_view(
+        "scales",
+        [ImageGridPanel(("fine", "coarse"), photo(1), title="Photograph"), WordsPanel("words")],
+        [words, others],
+        {"fine": fine, "coarse": coarse, "words": WORDS},
+    )
+    report(pinned)
+
+
 def large() -> None:
     side = int(st.query_params.get("side", 56))
     grid = ImageGrid.regular(side, side, (480, 320))
@@ -186,6 +199,7 @@ CASES = {
     "sentence": sentence,
     "relevance": relevance,
     "on_demand": on_demand,
+    "scales": scales,
     "large": large,
 }
 st.set_page_config(layout="wide")

@@ -17,7 +17,7 @@ export async function livePage(view) {
   const { state, meta } = view;
   const now = {
     ...meta, report: false, settings: { ...state.settings }, resting: state.source,
-    selection: state.pinned ? { turn: 1, source: state.pinned } : null,
+    selection: null, pinned: state.pinned,
   };
   const places = {};
   const parts = [];

@@ -33,6 +33,7 @@ export class State {
       arrays[m.array], this.geometries[m.query].count));
     this.vectors = new Map();
     this.settle();
+    this.pinned ??= meta.pinned ?? null;
     for (const name of ["pinned", "hovered", "resting"]) {
       if (!this.exists(this[name])) this[name] = null;
     }
@@ -114,6 +115,26 @@ export class State {
 
   hasSelfMap() {
     return this.active().some((m) => m.query === m.key);
+  }
+
+  /** Show an item as if it had been pointed at; a pin elsewhere gives way to it. */
+  show(source) {
+    if (!this.exists(source)) return;
+    const { pinned } = this;
+    const same = pinned && pinned.geometry === source.geometry && pinned.item === source.item;
+    if (same) return;
+    this.pinned = this.hovered = null;
+    this.resting = this.cast(source);
+  }
+
+  /** A panel went over to another geometry (a grid of another scale): its items go along. */
+  move(from, to) {
+    for (const name of ["pinned", "hovered", "resting"]) {
+      const source = this[name];
+      if (source?.geometry !== from) continue;
+      const item = counterpart(this.geometries[from], this.geometries[to], source.item);
+      this[name] = { ...source, geometry: to, item, partner: undefined };
+    }
   }
 
   // --- what is shown -----------------------------------------------------------------------
@@ -322,6 +343,26 @@ export class State {
       ...(reading === "row" ? entropyOf(weights) : {}),
     };
   }
+}
+
+/** The item of `to` that lies where an item of `from` lies; by rank where there is no place. */
+function counterpart(from, to, item) {
+  if (from.parts && to.parts?.length === from.parts.length) {
+    const index = from.parts.findLastIndex((part) => part.offset <= item);
+    const [part, other] = [from.parts[index], to.parts[index]];
+    return other.offset + counterpart(part, other, item - part.offset);
+  }
+  if (from.kind === "image_grid" && to.kind === "image_grid") {
+    const place = [0, 1].map((axis) => {
+      const share = from.centres[2 * item + axis] / from.image_size[axis];
+      const first = to.centres[axis] - to.cell[axis] / 2;
+      return Math.floor((share * to.image_size[axis] - first) / to.cell[axis]);
+    });
+    const column = Math.min(to.columns - 1, Math.max(0, place[0]));
+    const row = Math.min(to.rows - 1, Math.max(0, place[1]));
+    return row * to.columns + column;
+  }
+  return from.count === to.count ? item : Math.floor((item / from.count) * to.count);
 }
 
 /** A packed geometry with its fields and arrays as properties. */

@@ -51,10 +51,11 @@ export class View {
       this.wished = wished;
     }
     this.state.load(meta, arrays, this.t);
+    const hadPin = Boolean(this.state.pinned);
     if (meta.selection && meta.selection.turn !== this.turn) {
       this.turn = meta.selection.turn;
-      const source = meta.selection.source;
-      this.state.pinned = this.state.exists(source) ? this.state.cast(source) : null;
+      this.state.show(meta.selection.source);
+      if (hadPin && !this.state.pinned) this.report(null);
     }
     this.theme = readTheme(this.root);
     this.root.dataset.theme = this.theme.dark ? "dark" : "light";
@@ -107,6 +108,11 @@ export class View {
     const active = this.state.active(panel.fixed);
     const name = panel.geometries.find(
       (g) => active.some((m) => m.query === g || m.key === g)) ?? panel.geometries[0];
+    // Items of a grid of another scale, which no chosen map uses, go along to this one.
+    const used = new Set(this.state.active().flatMap((m) => [m.query, m.key]));
+    for (const other of panel.geometries) {
+      if (other !== name && !used.has(other)) this.state.move(other, name);
+    }
     if (name === panel.geometry) return;
     panel.geometry = name;
     const whole = this.state.geometries[name];
