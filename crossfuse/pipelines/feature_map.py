@@ -7,11 +7,15 @@ Request options
     ``strides`` (8, 16, 32 ...), ``longest_side``, ``heads``, ``temperature`` (0 = the usual one),
     ``projections``: "features" (cosines of the frozen features, nothing learned) or "trained"
     (the block of assets/weights), ``max_keys``, ``rows`` (query cells to keep; none = as many as
-    fit in ``MAX_MAP_VALUES``), ``features`` (also return the features).
+    fit in ``MAX_MAP_VALUES``), ``features`` (also return ``features_a<stride>`` (C, H, W) float32
+    and so on); ``box`` (x0, y0, x1, y1 in pixels of A) marks something to find in
+    B, ``transfer`` gives each photograph the other's colours.
 Result
     a trace with geometries ``a<stride>``, ``b<stride>`` (and ``b<stride>_keys`` where cells are
-    merged), maps "a->b" and "b->a" at each stride, float16; outputs ``photo_a``, ``photo_b``
-    and, where wanted, ``features_a<stride>`` (C, H, W) float32.
+    merged), maps "a->b" and "b->a" at each stride, float16; outputs ``photo_a``, ``photo_b``; with
+    ``box``: ``mask_b`` (rows, columns; share of each cell's look that falls in the box),
+    ``heat_b`` (the same with its peak at 1), ``box_b``; with ``transfer``: ``coloured_a``,
+    ``coloured_b``.  These come from the first stride, mean over heads.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ from crossfuse.engine.context import Context
 from crossfuse.engine.messages import Request, Result
 from crossfuse.errors import CrossfuseError
 from crossfuse.geometry import ImageGrid
+from crossfuse.models import feature_map_uses
 from crossfuse.models.feature_map import (
     FeatureMapAttention,
     frozen_heads,
@@ -59,6 +64,8 @@ class Options:
     max_keys: int = 1024
     rows: tuple[int, ...] = ()
     features: bool = False
+    box: tuple[float, ...] = ()
+    transfer: bool = False
 
     def __post_init__(self) -> None:
         if self.projections not in TEMPERATURE:
@@ -73,6 +80,8 @@ class Options:
             raise CrossfuseError("The temperature must be a finite number, 0 or above.")
         if not 1 <= self.max_keys <= 4096:
             raise CrossfuseError("max_keys must be 1 to 4096.")
+        if len(self.box) not in (0, 4) or not np.isfinite(self.box).all():
+            raise CrossfuseError("A box has four finite numbers: x0, y0, x1, y1 in pixels.")
 
     @classmethod
     def of(cls, request: Request) -> Options:
@@ -134,6 +143,9 @@ def run(request: Request, context: Context) -> Result:
     for stride, level in levels.items() if options.features else ():
         for name, (values, _) in level.items():
             outputs[f"features_{name}{stride or ''}"] = values[0].float().cpu().numpy()
+    if "photo_b" in outputs and (options.box or options.transfer):
+        context.stage("carrying over", 0.9)
+        outputs |= _uses(maps[:2], geometries, outputs, options)
     trace = Trace("feature_map", geometries, tuple(maps), meta)
     return Result(trace, outputs, tuple(dict.fromkeys(notes)), dict(context.timings))
 
@@ -258,6 +270,37 @@ def _attend(
     )
 
 
+def _uses(
+    maps: list[AttentionMap],
+    geometries: dict[str, ImageGrid],
+    photos: dict[str, np.ndarray],
+    options: Options,
+) -> dict[str, Any]:
+    """What the maps a->b and b->a carry over: the marked box, the colours."""
+    if any(entry.rows is not None for entry in maps):
+        raise CrossfuseError(
+            "Marking and colouring need the whole map; choose a larger stride and no rows."
+        )
+    a_asks, b_asks = (entry.weights.mean(0, dtype=np.float32) for entry in maps)
+    grid_a, grid_b = geometries[maps[0].query], geometries[maps[1].query]
+    keys_b, keys_a = geometries[maps[0].key], geometries[maps[1].key]
+    found: dict[str, Any] = {}
+    if options.box:
+        x0, y0, x1, y1 = options.box
+        exemplar = feature_map_uses.cells_in_box(keys_a, (x0, y0, x1, y1))
+        detection = feature_map_uses.locate(b_asks, grid_b, exemplar)
+        found["mask_b"] = detection.heat * detection.peak
+        found["heat_b"], found["box_b"] = detection.heat, np.array(detection.box)
+    if options.transfer:
+        photo_a, photo_b = photos["photo_a"], photos["photo_b"]
+        for name, weights, asking, asked, own, other in (
+            ("coloured_a", a_asks, grid_a, keys_b, photo_a, photo_b),
+            ("coloured_b", b_asks, grid_b, keys_a, photo_b, photo_a),
+        ):
+            found[name] = feature_map_uses.transfer_colour(weights, asking, asked, own, other)
+    return found
+
+
 def _rows_to_keep(grid: ImageGrid, keys: int, heads: int, options: Options) -> list[int] | None:
     """None for all; the rows asked for; or every n-th cell both ways, as many as fit."""
     if options.rows:
@@ -309,6 +352,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, help="0 = the usual one")
     parser.add_argument("--projections", choices=tuple(TEMPERATURE), default=defaults.projections)
     parser.add_argument("--max-keys", type=int, default=defaults.max_keys)
+    parser.add_argument(
+        "--box", type=float, nargs=4, default=[], help="x0 y0 x1 y1 on --image, to find in --other"
+    )
     parser.add_argument("--rows", type=int, nargs="*", default=[], help="query cells to keep")
 
 
@@ -329,6 +375,7 @@ def request_from_arguments(args: argparse.Namespace) -> Request:
         "projections": args.projections,
         "max_keys": args.max_keys,
         "rows": tuple(args.rows),
+        "box": tuple(args.box),
     }
     return Request("feature_map", inputs, options)
 

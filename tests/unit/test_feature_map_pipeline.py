@@ -113,6 +113,26 @@ def test_ready_made_feature_maps(context: Context) -> None:
     assert [m.weights.shape for m in trace] == [(1, 12, 4), (1, 4, 12)]
 
 
+def test_a_marked_part_is_found_in_the_other_photograph(context: Context) -> None:
+    from skimage import data
+
+    photo = data.astronaut()[::2, ::2]
+    a, b = photo[:192, :192].copy(), photo[32:224, 32:224].copy()
+    box = (64.0, 64.0, 112.0, 112.0)  # lies at 32 ... 80 in b
+    request = Request(
+        "feature_map", {"a": a, "b": b},
+        {"box": box, "transfer": True, "longest_side": 192, "temperature": 0.05},
+    )  # fmt: skip
+    found = feature_map.run(request, context).outputs
+    assert np.abs(found["box_b"] - [32, 32, 80, 80]).max() <= 20
+    assert found["mask_b"].shape == (12, 12)
+    assert found["coloured_b"].shape == b.shape
+    # Nearly the same photograph: its own colours come back.
+    own, back = (v[40:150, 40:150].astype(int) for v in (b, found["coloured_b"]))
+    grey = own.mean(2, keepdims=True)
+    assert np.abs(own - back).mean() < 0.7 * np.abs(own - grey).mean()
+
+
 @pytest.mark.parametrize(
     ("inputs", "options", "says"),
     [
@@ -128,6 +148,9 @@ def test_ready_made_feature_maps(context: Context) -> None:
         ({"a": "coffee"}, {"projections": "magic"}, "magic"),
         ({"a": "coffee"}, {"temperature": float("nan")}, "temperature"),
         ({"a": "coffee"}, {"max_keys": 0}, "max_keys"),
+        ({"a": "coffee"}, {"box": (1.0, 2.0)}, "four finite"),
+        ({"a": "coffee", "b": "china"}, {"box": (9.0, 9.0, 1.0, 1.0)}, "no area"),
+        ({"a": "coffee", "b": "china"}, {"transfer": True, "rows": (1,)}, "whole map"),
         ({"a": "coffee"}, {"colour": 3}, "does not have"),
         ({"a": "coffee"}, {"rows": (10**6,), "longest_side": 64}, "counted from 0"),
         ({"a": "coffee"}, {"heads": 1000, "longest_side": 64}, "heads"),
