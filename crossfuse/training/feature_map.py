@@ -27,6 +27,7 @@ from crossfuse.attention import map_rows, merge_heads, split_heads
 from crossfuse.encoders.image import ImageEncoder, load_image_encoder
 from crossfuse.geometry import ImageGrid
 from crossfuse.models.feature_map import FeatureMapAttention, FeatureMapConfig, frozen_heads
+from crossfuse.training.feature_map_uses import uses_scores
 from crossfuse.training.photo_pairs import (
     SIDE,
     cells_at,
@@ -275,7 +276,10 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    """Correspondence with baselines: on crops of ``--data``, and on the stereo photographs."""
+    """Correspondence with baselines: on crops of ``--data``, and on the stereo photographs.
+
+    Where ``--data`` lists boxes (photos.jsonl), segmentation, detection and colour transfer too.
+    """
     folder = {} if args.weights is None else {"folder": args.weights}
     blocks = {}
     for stride, name in NAMES.items():
@@ -291,4 +295,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             "photographs": len(photos),
             **{f"stride {s}": compare(pairs[s], block) for s, block in blocks.items()},
         }
+        if (args.data / "photos.jsonl").exists():
+            pointers = {"trained": trained_pointer(blocks[16]), "frozen features": frozen_pointer}
+            figures["uses"] = uses_scores(args.data, pointers, encoder, 16, args.seed)
     return figures

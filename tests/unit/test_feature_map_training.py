@@ -15,6 +15,7 @@ from PIL import Image
 from crossfuse.errors import CrossfuseError
 from crossfuse.geometry import ImageGrid
 from crossfuse.training import feature_map as recipe
+from crossfuse.training.feature_map_uses import overlap, read_boxed, roc_area
 from crossfuse.training.photo_pairs import (
     Crop,
     cells_at,
@@ -135,6 +136,9 @@ def test_the_recipe_end_to_end(
     recipe.train(
         parser.parse_args(["--data", str(tmp_path), "--steps", "2", "--weights", str(out)])
     )
+    box = {"label": "cup", "box": [0.3, 0.2, 0.7, 0.8], "iscrowd": 0}
+    copies = [{"file": "coffee.png", "w": 300, "h": 200, "boxes": [box]}] * 2
+    (tmp_path / "photos.jsonl").write_text("\n".join(map(json.dumps, copies)))
     card = json.loads((out / "feature_map" / "card.json").read_text())
     assert card["stride"] == 16
     parser = argparse.ArgumentParser()
@@ -144,3 +148,25 @@ def test_the_recipe_end_to_end(
     assert set(found) == {"trained", "frozen features", "random projections", "chance"}
     stereo = figures["stereo photographs"]["stride 16"]["frozen features"]
     assert stereo["hit_1"] > 0.9  # the frozen features and the cell geometry, on real photographs
+    # B is the same photograph: what is marked in A is found at its own place.
+    same = figures["uses"]["frozen features"]["mean over pairs"]
+    assert same["peak"] == 1
+    assert same["roc"] > 0.9
+    assert figures["uses"]["frozen features"]["pairs"] == 2
+
+
+def test_measures_of_boxes() -> None:
+    assert overlap((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
+    assert overlap((0, 0, 1, 1), (2, 2, 3, 3)) == 0
+    scores = np.array([3.0, 2.0, 1.0, 1.0])
+    assert roc_area(scores, np.array([True, False, False, False])) == 1
+    assert roc_area(scores, np.array([False, False, True, False])) == pytest.approx(1 / 6)
+    assert np.isnan(roc_area(scores, np.zeros(4, bool)))
+
+
+def test_listings_of_boxes_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(CrossfuseError, match="missing"):
+        read_boxed(tmp_path)
+    (tmp_path / "photos.jsonl").write_text('{"file": "x"}')
+    with pytest.raises(CrossfuseError, match="Line 1"):
+        read_boxed(tmp_path)
