@@ -43,6 +43,8 @@ def show_example(name: str, *, height: int = 240) -> None:
         trace.geometries,
         height=height,
         selection=first,
+        settings={"opacity": 0.4} if name == "primer" else None,
+        compact=True,
         on_select="ignore",
         model=trace.model,
     )

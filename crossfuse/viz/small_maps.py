@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crossfuse.viz.formulas import number
+from crossfuse.viz.formulas import KEY, QUERY, WEIGHT, number
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -18,6 +18,7 @@ def heat_table(
     rows: Sequence[str],
     columns: Sequence[str],
     *,
+    tone: str = WEIGHT,
     mark: tuple[int, int] | None = None,
     digits: int = 2,
     unit_range: bool = False,
@@ -25,39 +26,44 @@ def heat_table(
 ) -> Figure:
     """A matrix (rows, columns) as a Plotly heat map with its numbers, one row and cell outlined.
 
-    Infinite entries (masked scores) stay empty but for their sign. ``unit_range`` fixes the
-    colours to 0..1, so that two maps can be compared; otherwise they span the finite values.
+    Cells are tinted with ``tone``, never darker than text can be read on, in both themes. Infinite
+    entries (masked scores) stay empty but for their sign. ``unit_range`` fixes the colours to
+    0..1, so that two maps can be compared; otherwise they span the finite values.
     """
     from plotly import graph_objects as go
 
-    shown = np.where(np.isfinite(values), values, np.nan)
-    words = [[number(value, digits).replace(r"-\infty", "−∞") for value in line] for line in values]
+    red, green, blue = (int(tone[place : place + 2], 16) for place in (1, 3, 5))
     figure = go.Figure(
         go.Heatmap(
-            z=shown,
+            z=np.where(np.isfinite(values), values, np.nan),
             x=list(range(len(columns))),
             y=list(range(len(rows))),
-            text=words,
-            texttemplate="%{text}",
-            hovertemplate="%{customdata}: %{text}<extra></extra>",
+            hovertemplate="%{customdata}: %{z}<extra></extra>",
             customdata=[[f"{row} → {column}" for column in columns] for row in rows],
             zmin=0.0 if unit_range else None,
             zmax=1.0 if unit_range else None,
+            colorscale=[
+                (0.0, f"rgba({red},{green},{blue},0.04)"),
+                (1.0, f"rgba({red},{green},{blue},0.66)"),
+            ],
             xgap=3,
             ygap=3,
             showscale=False,
         )
     )
+    for (row, column), value in np.ndenumerate(values):
+        shown = number(float(value), digits).replace(r"-\infty", "−∞").replace("-", "−")
+        figure.add_annotation(x=column, y=row, text=shown, showarrow=False, font={"size": 14})
     if mark is not None:
         row, column = mark
         outline = {"type": "rect", "fillcolor": "rgba(0,0,0,0)", "layer": "above"}
         figure.add_shape(
             **outline, x0=-0.5, x1=len(columns) - 0.5, y0=row - 0.5, y1=row + 0.5,
-            line={"color": "#d9730d", "width": 2},
+            line={"color": QUERY, "width": 2},
         )  # fmt: skip
         figure.add_shape(
             **outline, x0=column - 0.5, x1=column + 0.5, y0=row - 0.5, y1=row + 0.5,
-            line={"color": "#9162d6", "width": 3},
+            line={"color": KEY, "width": 3},
         )  # fmt: skip
     axis = {"showgrid": False, "zeroline": False, "fixedrange": True, "ticks": ""}
     figure.update_xaxes(

@@ -9,17 +9,20 @@ from crossfuse.engine import Request, Result
 from crossfuse.errors import CrossfuseError
 from crossfuse.explain.controls import sharpness
 from crossfuse.geometry import ImageGrid
+from crossfuse.models import feature_map_uses as uses
 from crossfuse.trace import Trace
 from crossfuse.ui.linked_view import ImageGridPanel, Selection, linked_view
 from crossfuse.ui.primer.photographs import choose_photo
 from crossfuse.ui.shell import notes, run_job, show_error, trace_downloads, user_id
 from crossfuse.ui.state import choose
 from crossfuse.ui.text import t
+from crossfuse.viz.blocks import frame_box, tint_cells
 
 STRIDES = (8, 16, 32)
 SIDE = 320  # pixels of the longer side that the encoder sees
 # The cell pinned at first, as shares of width and height: something worth asking about.
 FIRST = {"astronaut": (0.44, 0.25), "chelsea": (0.33, 0.40), "camera": (0.42, 0.28)}
+EXEMPLAR = ((34, 51), (14, 36))  # per cent of the asked photograph: a head, in the default one
 
 
 def draw() -> None:
@@ -37,6 +40,9 @@ def draw() -> None:
     trace_downloads(result.trace, "photographs")
     st.divider()
     st.markdown(t("primer.photos_read"))
+    if "photo_b" in result.outputs:
+        st.divider()
+        _uses(result, result.trace)
 
 
 def _ask() -> Request | None:
@@ -131,3 +137,53 @@ def _controls_said(trace: Trace) -> None:
             help=t("primer.sharpness_help"),
             border=True,
         )
+
+
+def _uses(result: Result, trace: Trace) -> None:
+    """Segmentation, detection and colour transfer: each one product with the map."""
+    st.subheader(t("primer.uses"), anchor="uses")
+    st.markdown(t("primer.uses_text"))
+    entry = next(entry for entry in trace if entry.id.startswith(f"stride {STRIDES[1]}/"))
+    asking, asked = trace.geometries[entry.query], trace.geometries[entry.key]
+    assert isinstance(asking, ImageGrid)
+    assert isinstance(asked, ImageGrid)
+    weights = entry.weights.astype(np.float32).mean(axis=0)
+    photo_a, photo_b = result.outputs["photo_a"], result.outputs["photo_b"]
+    left, right, _ = st.columns([3, 3, 4], gap="medium")
+    with left:
+        across = st.slider(
+            t("primer.uses_across"), 0, 100, EXEMPLAR[0], 1, key="across", bind="query-params",
+            format="%d %%",
+        )  # fmt: skip
+    with right:
+        down = st.slider(
+            t("primer.uses_down"), 0, 100, EXEMPLAR[1], 1, key="down", bind="query-params",
+            format="%d %%",
+        )  # fmt: skip
+    width, height = asked.image_size
+    box = (
+        across[0] / 100 * width, down[0] / 100 * height,
+        across[1] / 100 * width, down[1] / 100 * height,
+    )  # fmt: skip
+    try:
+        exemplar = uses.cells_in_box(asked, box)
+    except CrossfuseError as error:
+        show_error(error)
+        return
+    found = uses.locate(weights, asking, exemplar)
+    pictures = [
+        (frame_box(photo_b, box, asked.image_size), "uses_marked"),
+        (tint_cells(photo_a, asking, uses.propagate_mask(weights, exemplar)), "uses_segment"),
+        (frame_box(photo_a, found.box, asking.image_size), "uses_detect"),
+        (uses.transfer_colour(weights, asking, asked, photo_a, photo_b), "uses_transfer"),
+    ]
+    for column, (picture, key) in zip(st.columns(4, gap="small"), pictures, strict=True):
+        column.image(picture, width="stretch")
+        fills = {"share": f"{100 * found.peak:.0f}"} if key == "uses_detect" else {}
+        column.markdown(t(f"primer.{key}", **fills))
+    st.latex(
+        rf"\underset{{{len(asking)}}}{{\text{{{t('primer.uses_result')}}}}} = "
+        rf"\underset{{{len(asking)} \times {len(asked)}}}{{A}}\;"
+        rf"\underset{{{len(asked)}}}{{\text{{{t('primer.uses_known')}}}}}"
+    )
+    st.caption(t("primer.uses_limits"))

@@ -25,6 +25,7 @@ from crossfuse.ui.text import t
 from crossfuse.viz import formulas as tex
 from crossfuse.viz.small_maps import heat_table
 
+SCORES = "#7f8b9c"  # neither query nor key: both made them
 TABLES = ("x", "y", "wq", "wk", "wv")
 PRESETS: dict[str, dict[str, Any]] = {
     "plain": {"heads": "1", "tau": 1.0, "scaled": True, "hide": []},
@@ -203,7 +204,7 @@ def _picture(example: worked.WorkedExample, steps: worked.Steps) -> None:
         layout=[[0], [1, 2]],
         height=300,
         selection=Selection("words", worked.WORDS.index(st.session_state["word"])),
-        settings={"opacity": 0.6},
+        settings={"opacity": 0.4},
         on_select=_take_pin,
     )
 
