@@ -1,0 +1,223 @@
+"""Cleaning steps on a recording. Each returns a new recording with a note, and changes no other.
+
+``clean`` applies a :class:`Steps`; the original recording stays as it is, so every step can be
+taken back by running another ``Steps`` on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import gcd
+
+import numpy as np
+
+from crossfuse.data.eeg import montage
+from crossfuse.data.eeg.recording import Recording
+from crossfuse.errors import CrossfuseError
+
+
+@dataclass(frozen=True)
+class Steps:
+    """``band``: (low, high) Hz or None. ``notch``: 50 or 60 Hz and harmonics, or None.
+    ``reference``: "as recorded", "average", "mastoids" or a channel's name. ``bad``: channels
+    marked by hand beside those the file marks. ``interpolate``: replace bad ones from neighbours.
+    """
+
+    band: tuple[float, float] | None = None
+    notch: float | None = None
+    reference: str = "as recorded"
+    bad: tuple[str, ...] = ()
+    interpolate: bool = True
+
+
+def clean(recording: Recording, steps: Steps) -> Recording:
+    """All steps in order: mark bad, band-pass, notch, interpolate, reference."""
+    unknown = [name for name in steps.bad if name not in recording.names]
+    if unknown:
+        raise CrossfuseError(f"there is no channel {unknown[0]!r} to mark bad")
+    bad = tuple(dict.fromkeys((*recording.bad, *steps.bad)))
+    out = replace(recording, bad=bad)
+    if steps.band is not None:
+        out = band_pass(out, *steps.band)
+    if steps.notch is not None:
+        out = notch(out, steps.notch)
+    if steps.interpolate and bad:
+        out = interpolate(out)
+    return reference(out, steps.reference)
+
+
+def band_pass(recording: Recording, low: float, high: float) -> Recording:
+    """Zero-phase FIR band-pass, MNE's design."""
+    from crossfuse.encoders.eeg_features import band_pass as taps
+    from crossfuse.encoders.eeg_features import filter_blocks
+
+    if not 0 < low < high:
+        raise CrossfuseError(f"a band-pass needs 0 < low < high; got {low:g} to {high:g} Hz")
+    if high > recording.rate / 2 - 1:
+        raise CrossfuseError(
+            f"the band-pass ends at {high:g} Hz, a recording at {recording.rate:g} Hz holds "
+            f"frequencies below {recording.rate / 2:g} Hz; lower the upper edge"
+        )
+    import torch
+
+    signal = np.empty_like(recording.signal)
+    filters = [taps(low, high, recording.rate)]
+    for row in range(len(signal)):
+        part = torch.from_numpy(np.array(recording.signal[row : row + 1]))
+        signal[row] = filter_blocks(part, filters)[0, 0].numpy()
+    return replace(recording, signal=signal).noted(f"Band-pass {low:g}-{high:g} Hz.")
+
+
+def notch(recording: Recording, mains: float) -> Recording:
+    """IIR notches (quality 30) at the mains frequency and its harmonics, forwards and backwards."""
+    from scipy.signal import iirnotch, sosfiltfilt, tf2sos
+
+    if mains not in (50, 60):
+        raise CrossfuseError(f"mains are 50 or 60 Hz; got {mains:g}")
+    lines = np.arange(mains, recording.rate / 2 - 1, mains)
+    if not len(lines):
+        return recording.noted(f"{mains:g} Hz lies above what {recording.rate:g} Hz can hold.")
+    signal = recording.signal
+    for line in lines:
+        sos = tf2sos(*iirnotch(line, 30, recording.rate))
+        pad = min(3 * 64, signal.shape[1] - 1)
+        signal = sosfiltfilt(sos, signal, axis=1, padlen=pad).astype(np.float32)
+    return replace(recording, signal=signal).noted(f"Notch at {mains:g} Hz and harmonics.")
+
+
+def reference(recording: Recording, how: str) -> Recording:
+    """Re-reference the EEG channels to their average, the mastoids, or one channel."""
+    if how == "as recorded":
+        return recording
+    eeg = [i for i, kind in enumerate(recording.kinds) if kind == "eeg"]
+    if how == "average":
+        good = [i for i in eeg if recording.names[i] not in recording.bad]
+        if len(good) < 2:
+            raise CrossfuseError("an average reference needs at least two good EEG channels")
+        base, label = recording.signal[good].mean(0), "their average"
+    elif how == "mastoids":
+        ears = [i for i, name in enumerate(recording.names) if name in montage.MASTOIDS]
+        if len(ears) != 2:
+            raise CrossfuseError(
+                "linked mastoids need both A1 and A2 (or M1 and M2, TP9 and TP10); this recording "
+                f"has {len(ears)} of such channels. Choose the average"
+            )
+        base, label = recording.signal[ears].mean(0), "the mean of both mastoids"
+    elif how in recording.names:
+        base, label = recording.signal[recording.names.index(how)], how
+    else:
+        raise CrossfuseError(f"there is no channel {how!r} to refer to")
+    signal = recording.signal.copy()
+    signal[eeg] -= base
+    return replace(recording, signal=signal).noted(f"EEG channels are referred to {label}.")
+
+
+def propose_bad(recording: Recording, factor: float = 3.5) -> tuple[str, ...]:
+    """EEG channels whose log amplitude is far from the others' (robust z-score beyond ``factor``),
+    or that correlate with no other channel (largest |r| below 0.15, of eight channels or more)."""
+    eeg = [i for i, kind in enumerate(recording.kinds) if kind == "eeg"]
+    if len(eeg) < 4:
+        return ()
+    step = max(1, recording.signal.shape[1] // 60_000)
+    part = np.diff(recording.signal[eeg][:, ::step].astype(np.float64), axis=1)
+    size = np.log(part.std(axis=1) + 1e-6)
+    middle = np.median(size)
+    scatter = 1.4826 * np.median(np.abs(size - middle))
+    strange = np.abs(size - middle) > factor * max(scatter, 0.15)
+    if len(eeg) >= 8:
+        r = np.abs(np.corrcoef(part + 1e-12 * np.arange(part.shape[1]) % 7))
+        np.fill_diagonal(r, 0)
+        strange |= np.nan_to_num(r).max(axis=1) < 0.15
+    return tuple(recording.names[eeg[i]] for i in np.flatnonzero(strange))
+
+
+def interpolate(recording: Recording, names: tuple[str, ...] | None = None) -> Recording:
+    """Replace bad channels by spherical splines of the good ones (Perrin et al. 1989)."""
+    wanted = recording.bad if names is None else names
+    known = montage.standard_positions()
+    bad = [n for n in wanted if n in known]
+    good = [
+        n
+        for n, kind in zip(recording.names, recording.kinds, strict=True)
+        if kind == "eeg" and n in known and n not in wanted
+    ]
+    if not bad:
+        return recording
+    if len(good) < 4:
+        return recording.noted(f"{', '.join(bad)} stay bad: too few good neighbours.")
+    matrix = spline_matrix([known[n] for n in good], [known[n] for n in bad])
+    index = {name: i for i, name in enumerate(recording.names)}
+    signal = recording.signal.copy()
+    rows = [index[n] for n in good]
+    signal[[index[n] for n in bad]] = matrix.astype(np.float32) @ recording.signal[rows]
+    left = tuple(name for name in recording.bad if name not in bad)
+    return replace(recording, signal=signal, bad=left).noted(
+        f"{', '.join(bad)}: interpolated from {len(good)} good channels."
+    )
+
+
+def spline_matrix(source: list, target: list, stiffness: int = 4, terms: int = 50) -> np.ndarray:
+    """(targets, sources) weights of spherical spline interpolation, as MNE and EEGLAB do it."""
+    from numpy.polynomial.legendre import legval
+
+    a, b = (np.asarray(p, float) for p in (source, target))
+    a /= np.linalg.norm(a, axis=1, keepdims=True)
+    b /= np.linalg.norm(b, axis=1, keepdims=True)
+    n = np.arange(1, terms + 1)
+    factors = np.concatenate([[0.0], (2 * n + 1) / (n * (n + 1.0)) ** stiffness / (4 * np.pi)])
+    inside = legval(np.clip(a @ a.T, -1, 1), factors) + 1e-5 * np.eye(len(a))
+    across = legval(np.clip(b @ a.T, -1, 1), factors)
+    system = np.block([[inside, np.ones((len(a), 1))], [np.ones((1, len(a))), np.zeros((1, 1))]])
+    inverse = np.linalg.pinv(system)
+    return np.hstack([across, np.ones((len(b), 1))]) @ inverse[:, :-1]
+
+
+def complete(recording: Recording, names: tuple[str, ...], most: int = 6) -> Recording:
+    """The channels ``names`` in this order; up to ``most`` absent ones by interpolation.
+
+    Raises:
+        CrossfuseError: more are absent than can be interpolated honestly.
+    """
+    absent = [name for name in names if name not in recording.names]
+    if len(absent) > most:
+        raise CrossfuseError(
+            f"{len(absent)} of the {len(names)} channels are absent ({', '.join(absent[:8])}...); "
+            f"up to {most} can be interpolated"
+        )
+    if not absent:
+        return recording.pick(names)
+    extra = np.zeros((len(absent), recording.signal.shape[1]), np.float32)
+    wider = replace(
+        recording,
+        signal=np.concatenate([recording.signal, extra]),
+        names=(*recording.names, *absent),
+        kinds=(*recording.kinds, *("eeg",) * len(absent)),
+        positions=None,
+        bad=(*recording.bad, *absent),
+    )
+    filled = interpolate(wider, tuple(absent))
+    return replace(filled.pick(names), positions=montage.positions(names))
+
+
+def resample(recording: Recording, rate: float) -> Recording:
+    """Polyphase resampling with an anti-aliasing filter, eight channels at a time."""
+    if recording.rate == rate:
+        return recording
+    from scipy.signal import resample_poly
+
+    scale = 1000
+    up, down = round(rate * scale), round(recording.rate * scale)
+    common = gcd(up, down)
+    up, down = up // common, down // common
+    if up > 10_000:
+        raise CrossfuseError(
+            f"a sampling rate of {recording.rate:g} Hz cannot be brought to {rate:g} Hz; resample "
+            "the file to a whole number of Hz"
+        )
+    parts = []
+    for start in range(0, len(recording.signal), 4):
+        part = recording.signal[start : start + 4]
+        parts.append(resample_poly(part, up, down, axis=1, padtype="line").astype(np.float32))
+    return replace(recording, signal=np.concatenate(parts), rate=rate).noted(
+        f"Resampled from {recording.rate:g} to {rate:g} Hz."
+    )
