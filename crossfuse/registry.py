@@ -59,6 +59,15 @@ MODELS: dict[str, ModelEntry] = {
             recipe="crossfuse.training.feature_map",
             weights=("feature_map",),
         ),
+        ModelEntry(
+            name="mca_eeg",
+            title="Mutual cross-attention of EEG features",
+            paper="MCA; Zhao & Gu, MICCAI 2024, arXiv 2406.14014",
+            module="crossfuse.models.mca_eeg:MCAEEG",
+            pipeline="crossfuse.pipelines.mca_eeg",
+            recipe="crossfuse.training.mca_eeg",
+            weights=("mca_eeg",),
+        ),
     )
 }
 

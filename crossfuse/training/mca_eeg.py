@@ -37,20 +37,22 @@ COMMAND = "crossfuse evaluate mca_eeg --dataset eegmat --data DIR --protocol sub
 class TrainRecipe:
     """AdamW with one cycle; noise is added per channel and band, whole channels are dropped.
 
-    ``noise`` is in standard deviations of the baseline. ``paper()`` is the published recipe.
+    ``noise`` is in standard deviations of the baseline. ``balanced``: each epoch sees as many
+    windows of one class as of the other, drawn anew. ``paper()`` is the published recipe.
     """
 
-    epochs: int = 6
-    rate: float = 1e-3
+    epochs: int = 4
+    rate: float = 1.5e-3
     decay: float = 1e-3
     batch: int = 32
     noise: float = 0.3
     channel_dropout: float = 0.1
     cycle: bool = True
+    balanced: bool = True
 
     @classmethod
     def paper(cls) -> TrainRecipe:
-        return cls(12, 2e-4, 1e-4, 32, 0.0, 0.0, False)
+        return cls(12, 2e-4, 1e-4, 32, 0.0, 0.0, False, False)
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def fit(
     seed: int,
     progress: Callable[[float], None] | None = None,
 ) -> MCAEEG:
-    """Train on the windows ``use`` (bool). Classes are weighted to count alike."""
+    """Train on the windows ``use`` (bool)."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -114,9 +116,10 @@ def fit(
         model.train()
         de, psd = windows.de[use], windows.psd[use]
         label = torch.from_numpy(windows.label[use])
-        counts = torch.bincount(label, minlength=config.classes).clamp_min(1)
-        weight = len(label) / (config.classes * counts.float())
-        steps = max(1, len(label) // recipe.batch)
+        size = len(label)
+        if recipe.balanced:
+            size = config.classes * int(torch.bincount(label, minlength=config.classes).min())
+        steps = max(1, size // recipe.batch)
         optimiser = torch.optim.AdamW(model.parameters(), recipe.rate, weight_decay=recipe.decay)
         schedule: torch.optim.lr_scheduler.LRScheduler
         if recipe.cycle:
@@ -126,11 +129,11 @@ def fit(
         else:
             schedule = torch.optim.lr_scheduler.StepLR(optimiser, 10 * steps, 0.2)
         for epoch in range(recipe.epochs):
-            order = torch.randperm(len(label), generator=generator)
+            order = _order(label, recipe.balanced, generator)
             for step in range(steps):
                 pick = order[step * recipe.batch : (step + 1) * recipe.batch]
                 inputs = _augment(de[pick], psd[pick], recipe, generator)
-                loss = F.cross_entropy(model(*inputs).logits[:, 0], label[pick], weight=weight)
+                loss = F.cross_entropy(model(*inputs).logits[:, 0], label[pick])
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()
@@ -138,6 +141,17 @@ def fit(
             if progress:
                 progress((epoch + 1) / recipe.epochs)
     return model.eval()
+
+
+def _order(label: Tensor, balanced: bool, generator: torch.Generator) -> Tensor:
+    """One epoch's order of windows; as many of each class as the rarest has, if balanced."""
+    order = torch.randperm(len(label), generator=generator)
+    if not balanced:
+        return order
+    classes = [order[label[order] == one] for one in torch.unique(label)]
+    fewest = min(len(part) for part in classes)
+    mixed = torch.cat([part[:fewest] for part in classes])
+    return mixed[torch.randperm(len(mixed), generator=generator)]
 
 
 def _augment(
