@@ -147,7 +147,9 @@ class Features:
         return self.de.shape[-1]
 
 
-def extract(signal: Tensor | np.ndarray, rate: float, recipe: FeatureRecipe | None = None) -> Features:
+def extract(
+    signal: Tensor | np.ndarray, rate: float, recipe: FeatureRecipe | None = None
+) -> Features:
     """DE and PSD columns of a recording.
 
     ``signal``: (channels, samples) in µV; ``rate`` in Hz. Raises CrossfuseError when the recording
@@ -275,11 +277,23 @@ def mirror(signal: Tensor, before: int, after: int) -> Tensor:
 
 
 def window_variance(signal: Tensor, starts: Tensor, length: int) -> Tensor:
-    """Population variance of (..., samples) in each window: (..., windows)."""
-    sums = torch.nn.functional.pad(signal.double().cumsum(-1), (1, 0))
-    squares = torch.nn.functional.pad(signal.double().square_().cumsum(-1), (1, 0))
-    mean = (sums[..., starts + length] - sums[..., starts]) / length
-    power = (squares[..., starts + length] - squares[..., starts]) / length
+    """Population variance of (..., samples) in each window: (..., windows).
+
+    Sums are formed once for each stretch that windows share, and then over stretches.
+    """
+    stretch = math.gcd(length, *(int(start) for start in starts[: 2 * length]))
+    if (starts % stretch).any():
+        stretch = 1
+    count = signal.shape[-1] // stretch
+    blocks = signal[..., : count * stretch].unflatten(-1, (count, stretch))
+    first, last = starts // stretch, (starts + length) // stretch
+    sums, squares = blocks.sum(-1).double(), torch.linalg.vecdot(blocks, blocks).double()
+    mean, power = (
+        (running[..., last] - running[..., first]) / length
+        for running in (
+            torch.nn.functional.pad(part.cumsum(-1), (1, 0)) for part in (sums, squares)
+        )
+    )
     return (power - mean.square()).clamp_min(0.0)
 
 

@@ -31,9 +31,7 @@ def score(model: MCAEEG, de: Tensor, psd: Tensor) -> Tensor:
 def scores(model: MCAEEG, de: Tensor, psd: Tensor) -> Tensor:
     """The same without gradients and in batches."""
     with torch.inference_mode():
-        parts = [
-            score(model, a, b) for a, b in zip(de.split(BATCH), psd.split(BATCH), strict=True)
-        ]
+        parts = [score(model, a, b) for a, b in zip(de.split(BATCH), psd.split(BATCH), strict=True)]
     return torch.cat(parts)
 
 

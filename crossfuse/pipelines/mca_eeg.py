@@ -34,8 +34,8 @@ MAP_BUDGET = 3_000_000  # weights of fusion maps in one trace
 OCCLUSION_BUDGET = 64  # windows whose single channels are occluded
 TARGET = "logit of mental arithmetic - logit of rest"
 WORDS_OF_CARE = (
-    "The classifier tells mental arithmetic from rest, learnt on 28 people in whom rest always came "
-    "first. It is a demonstration and not diagnostic."
+    "The classifier tells mental arithmetic from rest, learnt on 28 people in whom rest always "
+    "came first. It is a demonstration and not diagnostic."
 )
 
 
@@ -88,7 +88,10 @@ def run(request: Request, context: Context) -> Result:
     context.stage("fusion and score", 0.55)
     blocks = [_windows(part, count) for part in (de, psd)]
     times = np.stack(
-        [features.times[0 : count * WINDOW : WINDOW, 0], features.times[WINDOW - 1 :: WINDOW, 1][:count]],
+        [
+            features.times[0 : count * WINDOW : WINDOW, 0],
+            features.times[WINDOW - 1 :: WINDOW, 1][:count],
+        ],
         axis=1,
     )
     channels = Channels(recording.names, recording.positions)
@@ -296,16 +299,37 @@ def _explain(
         rows = (band_index + held[None, :]).flatten().numpy()
     return [
         AttentionMap(
-            "score", 0, "occlusion", "score", "cells",
-            bands.T.reshape(1, 1, -1).numpy(), None, ("all bands",), "relevance",
+            "score",
+            0,
+            "occlusion",
+            "score",
+            "cells",
+            bands.T.reshape(1, 1, -1).numpy(),
+            None,
+            ("all bands",),
+            "relevance",
         ),
         AttentionMap(
-            "relevance", 0, "occlusion", "cells", "channels",
-            _by_cell(occluded), rows, ("all bands",), "relevance",
+            "relevance",
+            0,
+            "occlusion",
+            "cells",
+            "channels",
+            _by_cell(occluded),
+            rows,
+            ("all bands",),
+            "relevance",
         ),
         AttentionMap(
-            "relevance", 0, "gradient", "cells", "channels",
-            _by_cell(gradient), None, ("all bands",), "relevance",
+            "relevance",
+            0,
+            "gradient",
+            "cells",
+            "channels",
+            _by_cell(gradient),
+            None,
+            ("all bands",),
+            "relevance",
         ),
     ]
 
@@ -319,8 +343,15 @@ def _departure(de: Tensor, psd: Tensor) -> AttentionMap:
     """Where there is no classifier: how far each cell and channel is from the baseline."""
     square = 0.5 * (de.square() + psd.square()).mean(-1)  # windows, channels, bands
     return AttentionMap(
-        "relevance", 0, "departure", "cells", "channels",
-        _by_cell(square.transpose(1, 2)), None, ("all bands",), "departure",
+        "relevance",
+        0,
+        "departure",
+        "cells",
+        "channels",
+        _by_cell(square.transpose(1, 2)),
+        None,
+        ("all bands",),
+        "departure",
     )
 
 
@@ -364,8 +395,15 @@ def _fusion(
     outputs["fusion_windows"] = chosen
     return [
         AttentionMap(
-            "fusion", int(window), record.direction, "channels", "channels",
-            record.weights[place].numpy(), None, names, "attention",
+            "fusion",
+            int(window),
+            record.direction,
+            "channels",
+            "channels",
+            record.weights[place].numpy(),
+            None,
+            names,
+            "attention",
         )
         for place, window in enumerate(chosen)
         for record in fused.maps

@@ -147,5 +147,3 @@ def _whitener(signal: np.ndarray, rate: float) -> np.ndarray:
     values, vectors = np.linalg.eigh(mean)
     result: np.ndarray = vectors @ np.diag(values**-0.5) @ vectors.T
     return result
-
-

@@ -14,7 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,12 @@ from torch.nn import functional as F
 
 from crossfuse.encoders.eeg_normalise import Normalisation
 from crossfuse.errors import CrossfuseError
-from crossfuse.models.mca_eeg import MCAEEG, MCAEEGConfig
+from crossfuse.models.mca_eeg import (
+    MCAEEG,
+    MCAEEGConfig,
+    mutual_cross_attention,
+    scale_columns,
+)
 from crossfuse.training.eeg_datasets import Trial, load_dataset
 from crossfuse.training.eeg_scores import calibrate, cross_calibrate, summary
 
@@ -57,8 +62,9 @@ class TrainRecipe:
 
 @dataclass(frozen=True)
 class Windows:
-    """``de``, ``psd`` (N, C, F, W); ``covariance`` (N, C, C) or None; ``label``, ``person``,
-    ``trial`` (N,) integers."""
+    """``de``, ``psd`` (N, C, F, W); ``covariance`` (N, C, C) or None; ``label``, ``person`` and
+    ``trial`` (N,) integers. ``fused`` is there for the paper's scope: the network sees it as it
+    is, because its attention ran over whole trials."""
 
     de: Tensor
     psd: Tensor
@@ -67,17 +73,22 @@ class Windows:
     trial: np.ndarray
     people: tuple[str, ...]
     covariance: np.ndarray | None = None
-    scope: Tensor | None = field(default=None)  # (N, C, F, W) fused over the whole trial
+    fused: Tensor | None = None  # (N, C, F, W), where one map is shared by a trial's windows
 
     def __len__(self) -> int:
         return len(self.label)
 
 
-def cut(trials: Sequence[Trial], width: int = 3) -> Windows:
-    """Non-overlapping windows of ``width`` columns; the rest of a trial's columns is dropped."""
+def cut(trials: Sequence[Trial], width: int = 3, scope: str = "window") -> Windows:
+    """Non-overlapping windows of ``width`` columns; the rest of a trial's columns is dropped.
+
+    ``scope``: "window" leaves the attention to the network, "trial" fuses each whole trial first
+    and scales its columns, as the paper does, so that all windows of a trial share its maps.
+    """
     people = tuple(dict.fromkeys(trial.person for trial in trials))
     parts: dict[str, list[Any]] = {key: [] for key in ("de", "psd", "label", "person", "trial")}
-    covariances = []
+    covariances: list[np.ndarray] = []
+    fused: list[Tensor] = []
     for number, trial in enumerate(trials):
         count = trial.de.shape[-1] // width
         for key, columns in (("de", trial.de), ("psd", trial.psd)):
@@ -88,12 +99,17 @@ def cut(trials: Sequence[Trial], width: int = 3) -> Windows:
         parts["trial"] += [number] * count
         if trial.covariance is not None:
             covariances.append(trial.covariance[:count])
+        if scope == "trial":
+            both = (part[None, ..., : count * width] for part in (trial.de, trial.psd))
+            z = scale_columns(mutual_cross_attention(*both).output)[0]
+            fused.append(z.unflatten(-1, (count, width)).permute(2, 0, 1, 3))
     return Windows(
         torch.cat(parts["de"]).contiguous(),
         torch.cat(parts["psd"]).contiguous(),
         *(np.array(parts[key]) for key in ("label", "person", "trial")),
         people,
         np.concatenate(covariances) if covariances else None,
+        torch.cat(fused).contiguous() if fused else None,
     )
 
 
@@ -115,6 +131,7 @@ def fit(
         model = MCAEEG(config).to(memory_format=torch.channels_last_3d)
         model.train()
         de, psd = windows.de[use], windows.psd[use]
+        fused = None if windows.fused is None else windows.fused[use]
         label = torch.from_numpy(windows.label[use])
         size = len(label)
         if recipe.balanced:
@@ -132,8 +149,12 @@ def fit(
             order = _order(label, recipe.balanced, generator)
             for step in range(steps):
                 pick = order[step * recipe.batch : (step + 1) * recipe.batch]
-                inputs = _augment(de[pick], psd[pick], recipe, generator)
-                loss = F.cross_entropy(model(*inputs).logits[:, 0], label[pick])
+                if fused is not None:
+                    logits = model.classify(fused[pick][:, None])
+                else:
+                    inputs = _augment(de[pick], psd[pick], recipe, generator)
+                    logits = model(*inputs).logits[:, 0]
+                loss = F.cross_entropy(logits, label[pick])
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()
@@ -171,7 +192,10 @@ def _augment(
 def scores_of(model: MCAEEG, windows: Windows, use: np.ndarray) -> np.ndarray:
     """Logit of class 1 minus logit of class 0 for each window."""
     with torch.no_grad():
-        logits = model(windows.de[use], windows.psd[use]).logits[:, 0]
+        if windows.fused is not None:
+            logits = model.classify(windows.fused[use][:, None])
+        else:
+            logits = model(windows.de[use], windows.psd[use]).logits[:, 0]
     return (logits[:, 1] - logits[:, 0]).numpy()
 
 
@@ -191,6 +215,7 @@ def fit_and_score(
     if method in ("mca", "concatenate"):
         if method == "concatenate":
             config = replace(config, fusion="concatenate")
+            windows = replace(windows, fused=None)
         return scores_of(fit(windows, train, config, recipe, seed), windows, test)
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -325,11 +350,11 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def setting(args: argparse.Namespace, trials: Sequence[Trial]) -> tuple[MCAEEGConfig, TrainRecipe]:
     """The network and the training recipe that go with ``--features``."""
-    _, channels_bands = trials[0].de, trials[0].de.shape[:2]
+    channels, bands, _ = trials[0].de.shape
     paper = args.features == "paper"
     config = MCAEEGConfig(
-        channels=channels_bands[0],
-        bands=channels_bands[1],
+        channels=channels,
+        bands=bands,
         scaling="minmax" if paper else "none",
         dropout=0.0 if paper else 0.5,
     )
@@ -337,6 +362,10 @@ def setting(args: argparse.Namespace, trials: Sequence[Trial]) -> tuple[MCAEEGCo
     if args.epochs is not None:
         recipe = replace(recipe, epochs=args.epochs)
     return config, recipe
+
+
+def scope_of(args: argparse.Namespace) -> str:
+    return "trial" if args.features == "paper" else "window"
 
 
 def normalisation(name: str) -> Normalisation:
@@ -353,7 +382,7 @@ def train(args: argparse.Namespace) -> Path:
     from crossfuse.weights import save_weights
 
     trials = load_dataset(args.dataset, args.data, normalisation(args.features), scale=args.scale)
-    windows = cut(trials)
+    windows = cut(trials, scope=scope_of(args))
     config, recipe = setting(args, trials)
     use = np.ones(len(windows), bool)
     shape = (1.0, 0.0)
@@ -361,7 +390,13 @@ def train(args: argparse.Namespace) -> Path:
     if args.protocol == "subject":
         folds = 0 if len(windows.people) < 8 else 7
         held = run_protocol(
-            windows, "subject", "mca", [args.seed], config=config, recipe=recipe, folds=folds,
+            windows,
+            "subject",
+            "mca",
+            [args.seed],
+            config=config,
+            recipe=recipe,
+            folds=folds,
             say=print,
         )
         run = held["runs"][0]
@@ -413,7 +448,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         scale=args.scale,
         covariance=covariance,
     )
-    windows = cut(trials)
+    windows = cut(trials, scope=scope_of(args))
     if args.protocol == "pretrained":
         result = _pretrained(windows)
     else:
@@ -421,15 +456,19 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         result = {
             "methods": {
                 method: run_protocol(
-                    windows, args.protocol, method, list(range(args.seeds)), config=config,
-                    recipe=recipe, folds=args.folds,
+                    windows,
+                    args.protocol,
+                    method,
+                    list(range(args.seeds)),
+                    config=config,
+                    recipe=recipe,
+                    folds=args.folds,
                     say=(lambda line: None) if getattr(args, "json", False) else print,
                 )
                 for method in args.methods
             },
             "training": asdict(recipe),
-            "folds": args.folds
-            or (len(windows.people) if args.protocol == "subject" else 1),
+            "folds": args.folds or (len(windows.people) if args.protocol == "subject" else 1),
         }
     result = {
         "dataset": args.dataset,

@@ -283,9 +283,7 @@ def generate(seed: int, trials: int = 40, samples: int = 8064, scale: str = "val
     labels = random.uniform(1, 9, (trials, 4))
     column = SCALES.index(scale)
     high = np.arange(trials) % 2 == 1
-    labels[:, column] = np.where(
-        high, random.uniform(6, 9, trials), random.uniform(1, 4, trials)
-    )
+    labels[:, column] = np.where(high, random.uniform(6, 9, trials), random.uniform(1, 4, trials))
     frequencies = np.fft.rfftfreq(samples, 1 / RATE)
     shape = np.where(
         (frequencies >= 4) & (frequencies <= 45), 1 / np.sqrt(np.maximum(frequencies, 1)), 0

@@ -145,13 +145,13 @@ def _unpack(files: Files) -> dict[str, bytes]:
     """Open zip archives (not NPZ) in memory. Names inside serve for matching, never as paths."""
     out: dict[str, bytes] = {}
     for name, data in files.items():
-        if data[:4] != b"PK\x03\x04":
+        if data[:4] not in (b"PK\x03\x04", b"PK\x05\x06"):
             out[name] = data
             continue
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 members = [m for m in archive.infolist() if not m.is_dir()]
-                if all(m.filename.endswith(".npy") for m in members):
+                if members and all(m.filename.endswith(".npy") for m in members):
                     out[name] = data
                     continue
                 out.update(_members(archive, members, len(data)))
@@ -406,9 +406,15 @@ def check_edf(data: bytes, *, bdf: bool) -> tuple[bytes, tuple[str, ...]]:
     there = (len(data) - header) // width
     if there < 1:
         raise CrossfuseError(f"the {what} file ends before its first whole record; {again}")
-    if records == there:
-        return data, ()
+    left = (len(data) - header) % width
     notes = []
+    if left and records <= there:
+        notes.append(
+            f"The file holds {left} bytes that belong to no record. If the traces look wrong, it "
+            "was copied in text mode: copy it again in binary mode."
+        )
+    if records == there:
+        return data, tuple(notes)
     if records > there:
         notes.append(
             f"The file is cut: its header promises {records} records, {there} are whole "

@@ -1,7 +1,7 @@
 """Channel names and places: the 10-20 and 10-10 systems, and everything files call them.
 
-Positions are those of MNE's 10-05 montage on the Colin 27 head, in metres of the head frame (x right,
-y front, z up).
+Positions are those of MNE's 10-05 montage on the Colin 27 head, in metres (x right, y front,
+z up).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def standard_positions() -> dict[str, tuple[float, float, float]]:
 @lru_cache(maxsize=1)
 def _by_key() -> dict[str, str]:
     names = {name.upper(): name for name in standard_positions() if name not in OLD_NAMES}
-    return names | {old: new for old, new in OLD_NAMES.items()}
+    return names | OLD_NAMES
 
 
 def standard_name(name: str) -> str | None:

@@ -119,9 +119,7 @@ def mend(recording: Recording) -> Recording:
             spans.update(runs(missing))
         bad += [name for name in empty if name not in bad]
         if empty:
-            notes.append(
-                f"{', '.join(empty)} hold no number at all; they are zero and marked bad."
-            )
+            notes.append(f"{', '.join(empty)} hold no number at all; they are zero and marked bad.")
         merged = merge(sorted(spans))
         marks = [
             Annotation(start / recording.rate, (stop - start) / recording.rate, "BAD nan")
@@ -134,10 +132,11 @@ def mend(recording: Recording) -> Recording:
                 "are bridged by straight lines and annotated 'BAD nan'."
             )
     deviation = np.array([_spread(row) for row in signal])
+    usual = float(np.median(deviation))
     flat = [
         name
         for name, value in zip(recording.names, deviation, strict=True)
-        if value < 1e-4 and name not in bad
+        if value <= 1e-3 * usual and name not in bad
     ]
     if flat:
         notes.append(f"{', '.join(flat)}: flat, marked bad.")

@@ -210,7 +210,11 @@ def read_npz(data: bytes, *, rate: float | None, unit: str | None) -> Recording:
             "(channels, samples) are needed"
         )
     if rate is None:
-        if "rate" not in arrays or arrays["rate"].size != 1 or arrays["rate"].dtype.kind not in "fiu":
+        if (
+            "rate" not in arrays
+            or arrays["rate"].size != 1
+            or arrays["rate"].dtype.kind not in "fiu"
+        ):
             raise CrossfuseError("the NPZ has no number 'rate'; state the sampling rate in Hz")
         rate = float(arrays["rate"].reshape(()))
     check_size(signal.shape[0], signal.shape[1], rate, "the NPZ")
@@ -220,7 +224,9 @@ def read_npz(data: bytes, *, rate: float | None, unit: str | None) -> Recording:
         if names:
             notes.append(f"The NPZ has {len(names)} names for {signal.shape[0]} channels.")
         names = tuple(f"channel {i + 1}" for i in range(signal.shape[0]))
-    unit = unit or str(arrays["unit"].reshape(-1)[0] if arrays.get("unit", np.array([])).size else "µV")
+    unit = unit or str(
+        arrays["unit"].reshape(-1)[0] if arrays.get("unit", np.array([])).size else "µV"
+    )
     if unit not in UNITS:
         raise CrossfuseError(f"the unit {unit!r} is not known; use one of {', '.join(UNITS)}")
     return Recording(

@@ -5,6 +5,8 @@ from crossfuse.ui.linked_view.panels.image_grid import ImageGridPanel
 from crossfuse.ui.linked_view.panels.matrix import MatrixPanel
 from crossfuse.ui.linked_view.panels.overview import OverviewPanel
 from crossfuse.ui.linked_view.panels.regions import RegionsPanel
+from crossfuse.ui.linked_view.panels.scalp import ScalpPanel
+from crossfuse.ui.linked_view.panels.time_frequency import TimeFrequencyPanel
 from crossfuse.ui.linked_view.panels.words import WordsPanel
 
 __all__ = [
@@ -13,6 +15,8 @@ __all__ = [
     "OverviewPanel",
     "Panel",
     "RegionsPanel",
+    "ScalpPanel",
+    "TimeFrequencyPanel",
     "WordsPanel",
     "encode_photo",
 ]
