@@ -191,7 +191,7 @@ def test_truncated_edf_keeps_what_is_whole() -> None:
         (slice(236, 244), b"2       ", "declares 2 records"),
         (slice(244, 252), b"nan     ", "impossible"),
         (slice(244, 252), b"1e-9    ", "rate"),
-        (slice(1120, 1128), b"99999999", "first whole record"),
+        (slice(1120, 1128), b"99999999", "rate"),
     ],
 )
 def test_headers_that_lie(place: slice, lie: bytes, says: str) -> None:
