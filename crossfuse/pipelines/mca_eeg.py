@@ -101,14 +101,14 @@ def run(request: Request, context: Context) -> Result:
     maps: list[AttentionMap] = []
     outputs: dict[str, Any] = {}
     if isinstance(model, MCAEEG):
-        maps += _explain(model, *blocks, context, outputs)
+        maps += _explain(model, blocks[0], blocks[1], context, outputs)
     else:
-        maps.append(_departure(*blocks))
+        maps.append(_departure(blocks[0], blocks[1]))
         outputs["target"] = "mean squared departure from the baseline"
     context.stage("maps", 0.9)
     maps += _fusion(blocks, recipe.names, options, maps, outputs, notes)
     with torch.inference_mode():
-        fused = _fuse(*blocks).output
+        fused = _fuse(blocks[0], blocks[1]).output
     for name, part in (("de", blocks[0]), ("psd", blocks[1]), ("fused", fused)):
         outputs[name] = part.mean(-1).permute(1, 2, 0).numpy()  # channels, bands, windows
     outputs |= _raw(recording, times, span if rest is None else None)

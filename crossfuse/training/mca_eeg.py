@@ -106,7 +106,9 @@ def cut(trials: Sequence[Trial], width: int = 3, scope: str = "window") -> Windo
     return Windows(
         torch.cat(parts["de"]).contiguous(),
         torch.cat(parts["psd"]).contiguous(),
-        *(np.array(parts[key]) for key in ("label", "person", "trial")),
+        np.array(parts["label"]),
+        np.array(parts["person"]),
+        np.array(parts["trial"]),
         people,
         np.concatenate(covariances) if covariances else None,
         torch.cat(fused).contiguous() if fused else None,
@@ -128,7 +130,8 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = MCAEEG(config).to(memory_format=torch.channels_last_3d)
+        model = MCAEEG(config)
+        model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         model.train()
         de, psd = windows.de[use], windows.psd[use]
         fused = None if windows.fused is None else windows.fused[use]
@@ -432,9 +435,8 @@ def train(args: argparse.Namespace) -> Path:
 def fold_into(model: MCAEEG, slope: float, shift: float) -> None:
     """Put score -> slope * score + shift into the linear layer (two classes)."""
     with torch.no_grad():
-        model.classifier.weight *= slope
-        model.classifier.bias *= slope
-        model.classifier.bias += torch.tensor([-shift / 2, shift / 2])
+        model.classifier.weight.mul_(slope)
+        model.classifier.bias.mul_(slope).add_(torch.tensor([-shift / 2, shift / 2]))
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def test_rows_are_convex_weights() -> None:
     de, psd = pair()
     fused = mutual_cross_attention(de, psd, want=ALL)
     for record in fused.maps:
-        torch.testing.assert_close(record.weights.sum(-1), torch.ones(2, 5, 14))
+        torch.testing.assert_close(record.weights.float().sum(-1), torch.ones(2, 5, 14))
     assert (fused.de_psd <= psd.amax(1, keepdim=True) + 1e-9).all()
     assert (fused.de_psd >= psd.amin(1, keepdim=True) - 1e-9).all()
 
@@ -102,7 +102,7 @@ def test_equal_channels_give_even_weights() -> None:
     psd = psd[:, :1].expand(-1, 14, -1, -1)
     fused = mutual_cross_attention(de, psd, want=ALL)
     torch.testing.assert_close(fused.de_psd, psd.contiguous())
-    torch.testing.assert_close(fused.maps[0].weights, torch.full((2, 5, 14, 14), 1 / 14))
+    torch.testing.assert_close(fused.maps[0].weights.float(), torch.full((2, 5, 14, 14), 1 / 14))
 
 
 def test_larger_units_sharpen() -> None:
