@@ -90,13 +90,13 @@ export function outline(pen, x, y, width, height, { colour = "#fff", line = 2, d
 }
 
 /** A small number beside a marked place: its rank among the strongest. */
-export function rankBadge(pen, x, y, rank, font, radius = 7.5) {
-  pen.font = `600 ${Math.round(radius * 1.35)}px ${font}`;
+export function rankBadge(pen, x, y, rank, font) {
+  pen.font = `600 10px ${font}`;
   pen.textAlign = "center";
   pen.textBaseline = "middle";
   pen.fillStyle = "rgba(10,10,16,.82)";
   pen.beginPath();
-  pen.arc(x, y, radius, 0, 2 * Math.PI);
+  pen.arc(x, y, 7.5, 0, 2 * Math.PI);
   pen.fill();
   pen.fillStyle = "#fff";
   pen.fillText(String(rank), x, y + 0.5);

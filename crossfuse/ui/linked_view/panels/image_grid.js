@@ -54,16 +54,6 @@ export function create(root, ctx) {
       f.w * grid.columns * fit.zoom, f.h * grid.rows * fit.zoom);
   }
 
-  /** Ranks at the corners of large cells, inside middling ones, nowhere on small ones. */
-  function paintRanks(pen, top) {
-    for (let rank = top.length; rank >= 1; rank--) {
-      const [x, y, w, h] = box(top[rank - 1]);
-      const side = Math.min(w, h);
-      if (side >= 34) rankBadge(pen, x + w, y, rank, ctx.theme.font);
-      else if (side >= 13) rankBadge(pen, x + w / 2, y + h / 2, rank, ctx.theme.font, Math.min(7.5, side / 2 - 2));
-    }
-  }
-
   function draw(picture) {
     const [imageWidth, imageHeight] = grid.image_size;
     fit = fitPhoto(imageWidth, imageHeight, ctx.width(), ctx.height());
@@ -71,9 +61,13 @@ export function create(root, ctx) {
     photo.draw(pen, fit.width, fit.height, picture.weights ? Math.min(1, 0.4 + 0.6 * picture.settings.opacity) : 0, ctx.theme);
     if (picture.weights) paintWeights(pen, picture);
     picture.top.forEach((item, rank) => {
-      outline(pen, ...box(item), { line: rank === 0 ? 1.6 : 1, colour: "rgba(255,255,255,.92)" });
+      const [x, y, w, h] = box(item);
+      outline(pen, x, y, w, h, { line: rank === 0 ? 1.8 : 1, colour: "rgba(255,255,255,.92)" });
+      // A badge on a small cell would hide the very colour that it points out.
+      if (picture.top.length > 1 && Math.min(w, h) >= 34) {
+        rankBadge(pen, x + w, y, rank + 1, ctx.theme.font);
+      }
     });
-    if (picture.top.length > 1) paintRanks(pen, picture.top);
     if (picture.marked !== null) outline(pen, ...box(picture.marked), { dash: [3, 2] });
     if (picture.source !== null) {
       outline(pen, ...box(picture.source), { line: 2.5, colour: ctx.theme.primary });
