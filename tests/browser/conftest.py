@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
@@ -102,30 +103,43 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
+@pytest.fixture(scope="session")
+def contexts(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
+    """One context for each set of options, so that Streamlit's own scripts are loaded once."""
+    known: dict[str, BrowserContext] = {}
+
+    def get(**options: Any) -> BrowserContext:
+        name = repr(sorted(options.items()))
+        if name not in known:
+            known[name] = browser.new_context(**options)
+        return known[name]
+
+    yield get
+    for context in known.values():
+        context.close()
+
+
 @pytest.fixture
-def new_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+def new_page(contexts: Callable[..., BrowserContext]) -> Iterator[Callable[..., Page]]:
     """``new_page(width=1440, height=900, theme="light", **context options) -> Page``.
 
-    At the end of the test every page opened must be free of uncaught errors.
+    Every page is a new tab: its session storage and its Streamlit session are its own. At the end
+    of the test every page opened must be free of uncaught errors.
     """
-    contexts: list[BrowserContext] = []
+    pages: list[Page] = []
     errors: list[str] = []
 
-    def make(width: int = 1440, height: int = 900, theme: str = "light", **options: object) -> Page:
-        context = browser.new_context(
-            viewport={"width": width, "height": height},
-            color_scheme=theme,  # type: ignore[arg-type]
-            **options,  # type: ignore[arg-type]
-        )
-        contexts.append(context)
-        page = context.new_page()
+    def make(width: int = 1440, height: int = 900, theme: str = "light", **options: Any) -> Page:
+        viewport = {"width": width, "height": height}
+        page = contexts(viewport=viewport, color_scheme=theme, **options).new_page()
+        pages.append(page)
         page.set_default_timeout(PATIENCE)
         page.on("pageerror", lambda error: errors.append(str(error)))
         return page
 
     yield make
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert not errors, errors
 
 
