@@ -167,7 +167,9 @@ export class Foot {
       [scale.lo, scale.hi, scale.signed, scale.dark, scale.mode, scale.uniform, scale.kind, this.view.meta.texts.unit]);
     if (signature === this.drawn) return;
     this.drawn = signature;
-    this.unit.textContent = `${this.unitText()} · ${t(`scale_${scale.mode}_said`)}`;
+    this.unit.textContent = [
+      this.unitText(), t(`scale_${scale.mode}_said`), scale.signed ? t("scale_signed_said") : "",
+    ].filter(Boolean).join(" · ");
     this.ramp.style.background = `linear-gradient(90deg, ${scale.gradient().join(",")})`;
     clear(this.ticks);
     for (const tick of this.legendTicks()) {

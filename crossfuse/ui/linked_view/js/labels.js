@@ -28,12 +28,17 @@ function short(number) {
   return String(Math.round(number * 1000) / 1000);
 }
 
+const RAISED = Object.fromEntries([..."-0123456789"].map((c, i) => [c, [..."⁻⁰¹²³⁴⁵⁶⁷⁸⁹"][i]]));
+
 /** A weight as people read it: three significant digits. */
 export function formatWeight(value) {
   if (value !== value) return "–";
   const size = Math.abs(value);
   if (size === 0) return "0";
-  if (size >= 1000 || size < 1e-4) return value.toExponential(1).replace("e", "·10^").replace("+", "");
+  if (size >= 1000 || size < 1e-4) {
+    const [digits, power] = value.toExponential(1).split("e");
+    return `${digits}·10${[...power.replace("+", "")].map((c) => RAISED[c]).join("")}`;
+  }
   if (size >= 100) return value.toFixed(0);
   return String(Number(value.toPrecision(size < 0.01 ? 2 : 3)));
 }

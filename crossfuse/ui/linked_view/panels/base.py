@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 MAX_PHOTO_SIDE = 1280  # pixels sent to the browser; coordinates stay those of the full photo
+KEPT_PHOTOS = 64  # encoded photos that are kept, some 100 kB each
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,13 +50,24 @@ class Panel:
         return {}
 
 
+_encoded: dict[str, np.ndarray] = {}  # by digest: a page that runs again encodes nothing again
+
+
 def encode_photo(image: np.ndarray | None) -> dict[str, np.ndarray]:
     """A photograph (H, W, 3) uint8 as ``{"image": bytes of a JPEG}``; nothing for None."""
     if image is None:
         return {}
-    picture = Image.fromarray(np.asarray(image, dtype=np.uint8)).convert("RGB")
-    if max(picture.size) > MAX_PHOTO_SIDE:
-        picture.thumbnail((MAX_PHOTO_SIDE, MAX_PHOTO_SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=90)
-    return {"image": np.frombuffer(buffer.getvalue(), dtype=np.uint8)}
+    pixels = np.ascontiguousarray(image, dtype=np.uint8)
+    digest = hashlib.blake2b(pixels.data, digest_size=16).hexdigest() + str(pixels.shape)
+    found = _encoded.get(digest)
+    if found is None:
+        picture = Image.fromarray(pixels).convert("RGB")
+        if max(picture.size) > MAX_PHOTO_SIDE:
+            picture.thumbnail((MAX_PHOTO_SIDE, MAX_PHOTO_SIDE), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=90)
+        found = np.frombuffer(buffer.getvalue(), dtype=np.uint8)
+        if len(_encoded) >= KEPT_PHOTOS:
+            _encoded.pop(next(iter(_encoded)), None)
+        _encoded[digest] = found
+    return {"image": found}

@@ -7,6 +7,8 @@ import { canvasImage } from "../js/svg.js";
 
 export const draws = "map";
 
+const SMALL = 6; // CSS pixels: smaller cells are shown once more, large, round the present one
+const REACH = 7; // cells that the enlargement shows on each side of it
 const LONGEST = 1024; // pixels of the prepared picture along one side; longer maps are pooled
 
 export function create(root, ctx) {
@@ -135,6 +137,35 @@ export function create(root, ctx) {
     const row = cell.row === null ? -1 : map.rowOf(cell.row);
     if (row >= 0) band(pen, x, y + row * cellHeight, width, cellHeight);
     if (cell.column !== null) band(pen, x + cell.column * cellWidth, y, cellWidth, height);
+    if (row >= 0 && cell.column !== null && Math.min(cellWidth, cellHeight) < SMALL) {
+      loupe(pen, row, cell.column, x + width, y + height);
+    }
+  }
+
+  /** The cells round the present one, large, in the corner that lies away from it. */
+  function loupe(pen, row, column, right, bottom) {
+    const { map, head, scale } = picture;
+    const side = 2 * REACH + 1;
+    const size = Math.min(8, (right - frame.x) / 2 / side, (bottom - frame.y) / 2 / side);
+    if (size < SMALL / 2) return;
+    const x = column < map.columns / 2 ? right - side * size - 6 : frame.x + 6;
+    const y = row < map.rows / 2 ? bottom - side * size - 6 : frame.y + 6;
+    pen.fillStyle = ctx.theme.background;
+    pen.fillRect(x - 2, y - 2, side * size + 4, side * size + 4);
+    for (let r = -REACH; r <= REACH; r++) {
+      for (let c = -REACH; c <= REACH; c++) {
+        const [at, over] = [row + r, column + c];
+        if (at < 0 || over < 0 || at >= map.rows || over >= map.columns) continue;
+        pen.fillStyle = scale.css(map.value(head, at, over));
+        pen.fillRect(x + (c + REACH) * size, y + (r + REACH) * size, size + 0.5, size + 0.5);
+      }
+    }
+    pen.strokeStyle = ctx.theme.border;
+    pen.lineWidth = 1;
+    pen.strokeRect(x - 1.5, y - 1.5, side * size + 3, side * size + 3);
+    pen.strokeStyle = ctx.theme.primary;
+    pen.lineWidth = 2;
+    pen.strokeRect(x + REACH * size, y + REACH * size, size, size);
   }
 
   function band(pen, x, y, width, height) {
