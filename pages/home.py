@@ -22,13 +22,13 @@ def card(entry: PageEntry) -> None:
             show_example(entry.name, height=210)
 
 
-left, right = st.columns([5, 6], gap="large", vertical_alignment="center")
+left, right = st.columns([3, 5], gap="large", vertical_alignment="center")
 with left:
     page_header("home")
     st.markdown(t("home.gesture"))
     st.page_link("pages/primer.py", label=t("home.start"), icon=":material/arrow_forward:")
 with right:
-    show_example("primer", height=300)
+    show_example("photographs", height=360)
 
 st.space("medium")
 shown = [entry for entry in PAGES if entry.name not in ("home", "primer", "about")]

@@ -19,7 +19,7 @@ from crossfuse.errors import CrossfuseError
 from crossfuse.ui.jobs import asking, warm_start
 from crossfuse.ui.navigation import build_navigation
 from crossfuse.ui.state import choose
-from crossfuse.ui.text import LANGUAGES, t
+from crossfuse.ui.text import LANGUAGES, browser_language, t
 
 if TYPE_CHECKING:
     from crossfuse.engine import Request, Result
@@ -55,11 +55,6 @@ def top_bar() -> None:
             default=browser_language(),
             label_visibility="collapsed",
         )
-
-
-def browser_language() -> str:
-    """Chinese for readers whose browser asks for Chinese, else English."""
-    return "zh" if (st.context.locale or "").lower().startswith("zh") else "en"
 
 
 def device_badge() -> None:

@@ -67,11 +67,18 @@ def text(key: str, language: str, /, **fills: object) -> str:
 
 
 def current_language() -> str:
-    """Language of the running session: the reader's choice, else English."""
+    """Language of the running session: the reader's choice, the link's, or the browser's."""
     import streamlit as st
 
-    chosen = st.session_state.get("lang")
-    return chosen if chosen in LANGUAGES else "en"
+    chosen = st.session_state.get("lang") or st.query_params.get("lang")
+    return chosen if chosen in LANGUAGES else browser_language()
+
+
+def browser_language() -> str:
+    """Chinese for readers whose browser asks for Chinese, else English."""
+    import streamlit as st
+
+    return "zh" if (st.context.locale or "").lower().startswith("zh") else "en"
 
 
 def t(key: str, /, **fills: object) -> str:

@@ -37,3 +37,31 @@ def test_unknown_language_falls_back() -> None:
     app = open_page("home", "xx")
     assert not app.exception
     assert app.title[0].value == text("home.heading", "en")
+
+
+def test_the_navigation_speaks_the_language_of_the_link() -> None:
+    def body() -> None:
+        import streamlit as st
+
+        from crossfuse.ui.text import current_language
+
+        st.text(current_language())
+
+    app = AppTest.from_function(body)
+    app.query_params["lang"] = "zh"
+    assert app.run().text[0].value == "zh"
+    app.session_state["lang"] = "en"
+    assert app.run().text[0].value == "en"
+
+
+@pytest.mark.parametrize("name", ["photographs"])
+def test_examples_of_the_home_page_are_sound(name: str) -> None:
+    from crossfuse.ui import home_examples, home_recipes
+
+    assert name in home_recipes.RECIPES
+    trace, images = home_examples._stored(name)
+    assert set(images) <= set(trace.geometries)
+    for entry in trace:
+        if entry.kind == "attention":
+            sums = entry.weights.astype("float32").sum(axis=-1)
+            assert abs(sums - 1).max() < 2e-3

@@ -19,10 +19,10 @@ from crossfuse.ui.text import t
 from crossfuse.viz.blocks import frame_box, tint_cells
 
 STRIDES = (8, 16, 32)
-SIDE = 320  # pixels of the longer side that the encoder sees
+SIDE = 256  # pixels of the longer side that the encoder sees: 32 cells of 8 pixels
 # The cell pinned at first, as shares of width and height: something worth asking about.
 FIRST = {"astronaut": (0.44, 0.25), "chelsea": (0.33, 0.40), "camera": (0.42, 0.28)}
-EXEMPLAR = ((34, 51), (14, 36))  # per cent of the asked photograph: a head, in the default one
+EXEMPLAR = ((36, 50), (18, 36))  # per cent of the asked photograph: a face, in the default one
 
 
 def draw() -> None:
@@ -143,11 +143,12 @@ def _uses(result: Result, trace: Trace) -> None:
     """Segmentation, detection and colour transfer: each one product with the map."""
     st.subheader(t("primer.uses"), anchor="uses")
     st.markdown(t("primer.uses_text"))
-    entry = next(entry for entry in trace if entry.id.startswith(f"stride {STRIDES[1]}/"))
+    entry, back = (entry for entry in trace if entry.stage == f"stride {STRIDES[1]}")
     asking, asked = trace.geometries[entry.query], trace.geometries[entry.key]
     assert isinstance(asking, ImageGrid)
     assert isinstance(asked, ImageGrid)
     weights = entry.weights.astype(np.float32).mean(axis=0)
+    returned = back.weights.astype(np.float32).mean(axis=0)
     photo_a, photo_b = result.outputs["photo_a"], result.outputs["photo_b"]
     left, right, _ = st.columns([3, 3, 4], gap="medium")
     with left:
@@ -175,7 +176,7 @@ def _uses(result: Result, trace: Trace) -> None:
         (frame_box(photo_b, box, asked.image_size), "uses_marked"),
         (tint_cells(photo_a, asking, uses.propagate_mask(weights, exemplar)), "uses_segment"),
         (frame_box(photo_a, found.box, asking.image_size), "uses_detect"),
-        (uses.transfer_colour(weights, asking, asked, photo_a, photo_b), "uses_transfer"),
+        (uses.transfer_colour(returned, asked, asking, photo_b, photo_a), "uses_transfer"),
     ]
     for column, (picture, key) in zip(st.columns(4, gap="small"), pictures, strict=True):
         column.image(picture, width="stretch")

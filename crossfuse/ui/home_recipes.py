@@ -1,0 +1,50 @@
+"""Computes the examples of the home page: ``python -m crossfuse.ui.home_recipes [name ...]``.
+
+Each recipe asks a pipeline as its page would and keeps what the home page shows.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from crossfuse.engine import Context, Request
+from crossfuse.geometry import ImageGrid
+from crossfuse.trace import Trace
+from crossfuse.ui.home_examples import HOME
+
+
+def photographs() -> Trace:
+    """Where the astronaut looks in the photographer, cells of 16 pixels."""
+    from crossfuse.pipelines import feature_map
+
+    options = {"strides": (16,), "longest_side": 256, "temperature": 0.1}
+    request = Request("feature_map", {"a": "astronaut", "b": "camera"}, options)
+    trace = feature_map.run(request, Context()).trace
+    assert trace is not None
+    grid = trace.geometries["a16"]
+    assert isinstance(grid, ImageGrid)
+    face = np.array([0.44, 0.25]) * grid.image_size
+    first = int(((grid.centres - face) ** 2).sum(axis=1).argmin())
+    photos = {"a16": "astronaut", "b16": "camera"}
+    meta = {**trace.meta, "first": ["a16", first], "photos": photos}
+    return replace(trace, maps=trace.maps[:1], meta=meta)  # read backwards, one way says both
+
+
+RECIPES: dict[str, Callable[[], Trace]] = {"photographs": photographs}
+
+
+def main(names: list[str]) -> None:
+    """Write the named examples, or all of them."""
+    HOME.mkdir(exist_ok=True)
+    for name in names or RECIPES:
+        path = HOME / f"{name}.npz"
+        RECIPES[name]().save(path)
+        print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
