@@ -256,7 +256,7 @@ def _as_rgb(image: Image.Image, notes: list[str], deep: bool) -> np.ndarray:
         image = layered
     if image.mode == "CMYK":
         notes.append("Converted from printing colours (CMYK), without a colour profile.")
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _grey_to_rgb(values: np.ndarray, notes: list[str]) -> np.ndarray:
