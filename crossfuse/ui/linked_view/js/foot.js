@@ -2,6 +2,7 @@
 
 import { el, clear } from "./dom.js";
 import { formatTimes, formatWeight } from "./labels.js";
+import { isShare } from "./state.js";
 
 export class Foot {
   constructor(view) {
@@ -23,9 +24,10 @@ export class Foot {
     this.unit = el("span", "unit");
     this.ramp = el("div", "ramp");
     this.ticks = el("div", "ticks");
+    this.legend = el("div", "legend", this.unit, el("div", "ramp-box", this.ramp, this.ticks));
     this.element = el("div", "foot",
       el("div", "story", this.says, this.state, this.why, this.because),
-      el("div", "legend", this.unit, el("div", "ramp-box", this.ramp, this.ticks)), this.live);
+      this.legend, this.live);
   }
 
   update() { this.drawn = null; }
@@ -164,11 +166,13 @@ export class Foot {
     const { state, t } = this.view;
     const { scale } = state;
     const signature = JSON.stringify(
-      [scale.lo, scale.hi, scale.signed, scale.dark, scale.mode, scale.uniform, scale.kind, this.view.meta.texts.unit]);
+      [scale.lo, scale.hi, scale.signed, scale.dark, scale.mode, scale.floored, scale.uniform, scale.kind, this.view.meta.texts.unit]);
     if (signature === this.drawn) return;
     this.drawn = signature;
+    this.legend.hidden = scale.kind === null;
     this.unit.textContent = [
-      this.unitText(), t(`scale_${scale.mode}_said`), scale.signed ? t("scale_signed_said") : "",
+      this.unitText(), scale.floored ? t("scale_floor_said") : t(`scale_${scale.mode}_said`),
+      scale.signed ? t("scale_signed_said") : "",
     ].filter(Boolean).join(" · ");
     this.ramp.style.background = `linear-gradient(90deg, ${scale.gradient().join(",")})`;
     clear(this.ticks);
@@ -203,11 +207,6 @@ export class Foot {
     }
     return ticks;
   }
-}
-
-/** Whether the weights are shares of a row that sums to 1. */
-function isShare(map) {
-  return map.kind === "attention" || map.kind === "grouped";
 }
 
 /** One link for each painted vector: panels of one Joined geometry share theirs. */

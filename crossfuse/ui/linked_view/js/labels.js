@@ -33,6 +33,7 @@ const RAISED = Object.fromEntries([..."-0123456789"].map((c, i) => [c, [..."⁻�
 /** A weight as people read it: three significant digits. */
 export function formatWeight(value) {
   if (value !== value) return "–";
+  if (!Number.isFinite(value)) return value < 0 ? "−∞" : "∞";
   const size = Math.abs(value);
   if (size === 0) return "0";
   if (size >= 1000 || size < 1e-4) {

@@ -10,6 +10,15 @@ export const DEFAULTS = {
   scale: "row", read: "row", conditional: false, smooth: false, opacity: 0.8, top: 3,
 };
 
+// Where weights are shares of a row the scale ends no lower than this many times uniform: else a
+// row that looks everywhere alike would be painted as if it looked hard everywhere.
+const FLOOR = 2;
+
+/** Whether the weights are shares of a row that sums to 1. */
+export function isShare(map) {
+  return map.kind === "attention" || map.kind === "grouped";
+}
+
 export class State {
   constructor() {
     this.settings = { ...DEFAULTS };
@@ -193,7 +202,7 @@ export class State {
       let max = 0;
       let sum = 0;
       for (const w of weights ?? []) {
-        if (w !== w) continue;
+        if (!Number.isFinite(w)) continue;
         sum += w;
         if (Math.abs(w) > max) max = Math.abs(w);
       }
@@ -219,11 +228,10 @@ export class State {
     let signed = false;
     const uniform = new Set();
     const conditional = this.settings.conditional && panels.some((p) => p.partial);
-    const highest = (map, head) => map.range(head)[this.settings.scale === "clip" ? "clip" : "max"];
     for (const { map, head, max } of links) {
       signed ||= map.signed;
-      if (map.kind === "attention" || map.kind === "grouped") uniform.add(1 / map.columns);
-      if (!conditional) hi = Math.max(hi, this.settings.scale === "row" ? max : highest(map, head));
+      if (isShare(map)) uniform.add(1 / map.columns);
+      if (!conditional) hi = Math.max(hi, this.settings.scale === "row" ? max : this.top(map, head));
     }
     if (conditional) {
       panels.forEach((panel, i) => {
@@ -233,16 +241,26 @@ export class State {
     if (!links.length) {
       for (const [map, head] of maps) {
         signed ||= map.signed;
-        hi = Math.max(hi, highest(map, head));
-        uniform.add(1 / map.columns);
+        hi = Math.max(hi, this.top(map, head));
+        if (isShare(map)) uniform.add(1 / map.columns);
       }
     }
-    const scale = new Scale({ lo: signed ? -hi : 0, hi, signed, dark });
-    scale.clipped = this.settings.scale === "clip" && !conditional;
+    const floor = conditional ? 0 : FLOOR * Math.max(0, ...uniform);
+    const scale = new Scale({
+      lo: signed ? -hi : 0, hi: Math.max(hi, floor), signed, dark,
+    });
+    scale.floored = hi < floor;
+    scale.clipped = this.settings.scale === "clip" && !conditional && !scale.floored;
     scale.uniform = conditional ? [] : [...uniform];
-    scale.kind = links[0]?.map.kind ?? maps[0]?.[0].kind ?? "attention";
+    scale.kind = links[0]?.map.kind ?? maps[0]?.[0].kind ?? null;
     scale.mode = conditional ? "conditional" : this.settings.scale;
     return scale;
+  }
+
+  /** The end of the colour scale of a whole map. */
+  top(map, head) {
+    const range = map.range(head);
+    return this.settings.scale === "clip" ? range.clip : range.max;
   }
 
   /** The slice of a vector that a panel shows, and its share of the whole. */
@@ -250,7 +268,7 @@ export class State {
     let weights = link.weights.subarray(panel.offset, panel.offset + panel.count);
     let total = 0;
     let max = 0;
-    for (const w of weights) if (w === w) { total += w; max = Math.max(max, Math.abs(w)); }
+    for (const w of weights) if (Number.isFinite(w)) { total += w; max = Math.max(max, Math.abs(w)); }
     if (this.settings.conditional && panel.partial && link.reading === "row" && total > 0) {
       weights = weights.map((w) => w / total);
       max /= total;
@@ -310,8 +328,7 @@ export class State {
     };
     put(this.source);
     put(this.read);
-    const range = map.range(head);
-    const hi = this.settings.scale === "clip" ? range.clip : range.max;
+    const hi = Math.max(this.top(map, head), isShare(map) ? FLOOR / map.columns : 0);
     // One row's own maximum would mislead on a whole map: it is painted over its own range.
     const own = this.settings.scale === "row" || scale.mode === "conditional" || scale.signed !== map.signed;
     return {

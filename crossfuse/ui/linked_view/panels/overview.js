@@ -145,7 +145,10 @@ export function create(root, ctx) {
   function stampOn(pen, { values, rows, columns }, x, y) {
     let hi = 0;
     let signed = false;
-    for (const v of values) { hi = Math.max(hi, Math.abs(v)); signed ||= v < 0; }
+    for (const v of values) {
+      if (Number.isFinite(v)) hi = Math.max(hi, Math.abs(v));
+      signed ||= v < 0;
+    }
     const scale = new Scale({ lo: signed ? -hi : 0, hi, signed, dark: ctx.theme.dark });
     stamp.width = columns;
     stamp.height = rows;
