@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 
 import numpy as np
@@ -11,7 +13,13 @@ from crossfuse.errors import CrossfuseError
 from crossfuse.geometry import ImageGrid, Joined, Words
 from crossfuse.trace import AttentionMap
 from crossfuse.ui.linked_view import bundle
-from crossfuse.ui.linked_view.packing import HALF_ABOVE, pack_geometries, pack_maps
+from crossfuse.ui.linked_view.packing import (
+    HALF_ABOVE,
+    INLINE_BYTES,
+    pack_geometries,
+    pack_maps,
+    payload,
+)
 from crossfuse.ui.linked_view.panels import Panel, encode_photo
 from crossfuse.ui.text import page_texts
 from crossfuse.viz.colours import palette, plotly_scale
@@ -131,3 +139,18 @@ def test_the_diverging_map_is_neutral_in_the_middle():
     for theme in ("light", "dark"):
         middle = palette("diverging", theme)[127].astype(int)
         assert middle.max() - middle.min() < 12
+
+
+def test_small_views_travel_as_json_and_large_ones_as_arrays() -> None:
+    arrays = {"m/0": np.arange(6, dtype=np.float32), "p/0/photo": np.arange(9, dtype=np.uint8)}
+    sent = json.loads(payload({"id": "x"}, arrays)["text"])
+    assert sent["meta"] == {"id": "x"}
+    assert {name: kind for name, (kind, _) in sent["inline"].items()} == {
+        "m/0": "Float32Array",
+        "p/0/photo": "Uint8Array",
+    }
+    back = np.frombuffer(base64.b64decode(sent["inline"]["m/0"][1]), np.float32)
+    assert np.array_equal(back, arrays["m/0"])
+    large = {"m/0": np.zeros(INLINE_BYTES // 4 + 1, np.float32)}
+    assert payload({}, large)["m/0"] is large["m/0"]
+    assert "text" not in payload({}, {"m/0": np.zeros(2)})

@@ -17,7 +17,7 @@ from crossfuse.errors import CrossfuseError
 from crossfuse.geometry import Geometry, Joined
 from crossfuse.trace import SCHEMA, AttentionMap
 from crossfuse.ui.linked_view.bundle import script
-from crossfuse.ui.linked_view.packing import Arrays, pack_geometries, pack_maps
+from crossfuse.ui.linked_view.packing import Arrays, pack_geometries, pack_maps, payload
 from crossfuse.ui.linked_view.panels.base import Panel
 from crossfuse.ui.text import current_language, page_texts
 
@@ -105,7 +105,7 @@ def linked_view(
     mount = st.components.v2.component("crossfuse_linked_view", js=script())
     result = mount(
         key=key,
-        data={"meta": meta, **arrays},
+        data=payload(meta, arrays),
         default={"pin": None},
         on_pin_change=on_select if callable(on_select) else lambda: None,
     )

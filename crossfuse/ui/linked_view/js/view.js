@@ -38,9 +38,10 @@ export class View {
   };
 
   update({ data, setStateValue }) {
-    const { meta, ...tables } = data;
+    const { meta, inline = {}, ...tables } = data.text ? JSON.parse(data.text) : data;
     const arrays = (this.arrays = {});
     for (const [name, table] of Object.entries(tables)) arrays[name] = table.getChildAt(0).toArray();
+    for (const [name, [type, text]] of Object.entries(inline)) arrays[name] = typed(type, text);
     this.meta = meta;
     this.report = (pin) => { if (meta.report) setStateValue("pin", pin ?? {}); };
     const wished = JSON.stringify(meta.settings);
@@ -310,4 +311,10 @@ function same(a, b) {
   if (!a || !b) return a === b;
   return a.geometry === b.geometry && a.item === b.item && a.role === b.role
     && a.partner?.item === b.partner?.item;
+}
+
+/** A typed array out of the base64 of its bytes. */
+function typed(type, text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return new globalThis[type](bytes.buffer);
 }
