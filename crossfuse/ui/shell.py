@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 LOG = logging.getLogger("crossfuse.ui")
+# Markdown in ASCII: for other letters Streamlit loads its catalogue of emojis, which the first
+# visitor would wait for. The second is 中文.
+LANGUAGE_LABELS = {"en": "EN", "zh": "&#20013;&#25991;"}
 FRAMED = "_framed"  # set once the entry script has run in this session
 
 
@@ -51,7 +54,7 @@ def top_bar() -> None:
             t("shell.language"),
             list(LANGUAGES),
             key="lang",
-            format_func=lambda code: {"en": "EN", "zh": "中文"}[code],
+            format_func=LANGUAGE_LABELS.__getitem__,
             default=browser_language(),
             label_visibility="collapsed",
         )
