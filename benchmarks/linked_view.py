@@ -1,10 +1,11 @@
 """How quickly the linked view paints: hover -> pixels, in a real Chromium.
 
-    python benchmarks/linked_view.py [--json] [--moves 60]
+    crossfuse bench linked_view [--json] [--moves 60]
 
-For each case the pointer moves from item to item. ``work_ms``: compute and paint, as the view
-counts them. ``frame_ms``: from the pointer event to the next frame after the paint, as a reader
-feels it (a 60 Hz screen shows at most every 16.7 ms). ``load_ms``: opening the page to first paint.
+For each case the pointer moves from item to item, and the head is changed by a key. ``hover_ms``,
+``head_ms``: compute and paint, as the view counts them. ``frame_ms``: from the pointer event to
+the next frame after the paint, as a reader feels it (a 60 Hz screen shows at most every 16.7 ms).
+``load_ms``: opening the page to first paint.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from playwright.sync_api import Page, sync_playwright
@@ -44,33 +46,26 @@ MOVE = """async ([canvas, x, y]) => {
 }"""
 
 
-def measure(page: Page, url: str, case: str, moves: int) -> dict[str, float | str | int]:
-    """Medians and 95th percentiles of one case, in milliseconds."""
-    start = time.perf_counter()
-    page.goto(f"{url}/?case={case}")
-    page.wait_for_selector(".view[data-paints]")
-    load = 1000 * (time.perf_counter() - start)
-    page.wait_for_timeout(1500)
-    canvas = page.locator(".view canvas").first.element_handle()
-    places = np.random.default_rng(0).uniform(0.02, 0.98, (moves, 2)).tolist()
-    taken = [page.evaluate(MOVE, [canvas, x, y]) for x, y in places]
-    work, frame = np.array([pair for pair in taken if pair]).T
-    return {
-        "case": case,
-        "what": CASES[case],
-        "hovers": len(work),
-        "work_ms_median": round(float(np.median(work)), 2),
-        "work_ms_p95": round(float(np.percentile(work, 95)), 2),
-        "frame_ms_median": round(float(np.median(frame)), 1),
-        "load_ms": round(load),
+SWITCH = """async ([canvas, times]) => {
+    const view = canvas.closest('.view');
+    const taken = [];
+    for (let i = 0; i < times; i++) {
+        const before = view.dataset.paints;
+        view.dispatchEvent(new KeyboardEvent('keydown', { key: ']', bubbles: true }));
+        await new Promise(requestAnimationFrame);
+        await new Promise((resolve) => setTimeout(resolve));
+        if (view.dataset.paints !== before) taken.push(Number(view.dataset.paintMs));
     }
+    return taken.length ? taken : null;
+}"""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print rows as JSON")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--moves", type=int, default=60, help="pointer moves a case")
-    options = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row a case; see the top of this file."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
@@ -83,33 +78,59 @@ def main() -> None:
         stderr=subprocess.DEVNULL,
     )
     try:
-        for _ in range(300):
-            with socket.socket() as sock:
-                if sock.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
+        _wait(port)
         chromium = os.environ.get("CROSSFUSE_CHROMIUM") or shutil.which("chromium")
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(
                 executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
             )
             page = browser.new_page(viewport={"width": 1440, "height": 900})
-            rows = [
-                measure(page, f"http://127.0.0.1:{port}", case, options.moves) for case in CASES
-            ]
+            url = f"http://127.0.0.1:{port}"
+            rows = [_case(page, url, case, options.moves) for case in CASES]
             browser.close()
     finally:
         server.terminate()
         server.wait()
-    if options.json:
-        print(json.dumps(rows, indent=2))
-        return
-    for row in rows:
-        print(
-            f"{row['case']:<10} work {row['work_ms_median']:6.2f} ms (p95 {row['work_ms_p95']:.2f})"
-            f"  event to frame {row['frame_ms_median']:5.1f} ms  load {row['load_ms']} ms"
-            f"  [{row['what']}]"
-        )
+    return rows
+
+
+def _wait(port: int) -> None:
+    for _ in range(600):
+        with socket.socket() as sock:
+            if sock.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise RuntimeError("streamlit did not answer within 60 s")
+
+
+def _case(page: Page, url: str, case: str, moves: int) -> dict[str, Any]:
+    start = time.perf_counter()
+    page.goto(f"{url}/?case={case}")
+    page.wait_for_selector(".view[data-paints]", timeout=90_000)
+    load = 1000 * (time.perf_counter() - start)
+    page.wait_for_timeout(1500)
+    canvas = page.locator(".view canvas").first.element_handle()
+    places = np.random.default_rng(0).uniform(0.02, 0.98, (moves, 2)).tolist()
+    taken = [page.evaluate(MOVE, [canvas, x, y]) for x, y in places]
+    work, frame = np.array([pair for pair in taken if pair]).T
+    switch = page.evaluate(SWITCH, [canvas, 20])
+    return {
+        "case": case,
+        "what": CASES[case],
+        "hovers": len(work),
+        "hover_ms": round(float(np.median(work)), 2),
+        "hover_ms_p95": round(float(np.percentile(work, 95)), 2),
+        "frame_ms": round(float(np.median(frame)), 1),
+        "head_ms": round(float(np.median(switch)), 2) if switch else None,
+        "load_ms": round(load),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add_arguments(parser)
+    for row in measure(parser.parse_args()):
+        print(json.dumps(row))
 
 
 if __name__ == "__main__":

@@ -96,7 +96,9 @@ def start_app() -> Iterator[Callable[[str], str]]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """One Chromium for the session."""
-    found = os.environ.get("CROSSFUSE_CHROMIUM") or shutil.which("chromium")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    installed = (shutil.which(name) for name in names)
+    found = os.environ.get("CROSSFUSE_CHROMIUM") or next(filter(None, installed), None)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
         yield chromium

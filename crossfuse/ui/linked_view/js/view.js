@@ -20,7 +20,10 @@ export class View {
     this.save = new SaveMenu(this);
     this.bar.element.append(this.save.element);
     this.root.append(this.bar.element, this.grid, this.foot.element);
-    parent.append(el("style", "", STYLE), this.root);
+    this.style = el("style", "", STYLE);
+    parent.append(this.style, this.root);
+    // Canvases drawn before a font has come are drawn again with it.
+    document.fonts.ready.then(() => this.schedule(true));
     this.panels = [];
     this.paints = 0;
     this.resizer = new ResizeObserver(() => this.schedule(true));
@@ -300,6 +303,7 @@ export class View {
     this.resizer.disconnect();
     for (const panel of this.panels) panel.drawer.dispose?.();
     this.root.remove();
+    this.style.remove();
   }
 }
 
