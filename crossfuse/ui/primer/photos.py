@@ -12,6 +12,7 @@ from crossfuse.geometry import ImageGrid
 from crossfuse.models import feature_map_uses as uses
 from crossfuse.trace import Trace
 from crossfuse.ui.linked_view import ImageGridPanel, Selection, linked_view
+from crossfuse.ui.linked_view.print_figures import print_figures
 from crossfuse.ui.primer.photographs import choose_photo
 from crossfuse.ui.shell import notes, run_job, show_error, trace_downloads, user_id
 from crossfuse.ui.state import choose
@@ -34,10 +35,15 @@ def draw() -> None:
     result = run_job(request, slot="primer_photos")
     if result is None or result.trace is None:
         return
-    _view(result, result.trace, str(st.session_state["photo_a"]))
+    pinned = _view(result, result.trace, str(st.session_state["photo_a"]))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        images = {name: result.outputs[f"photo_{name[0]}"] for name in result.trace.geometries}
+        print_figures(
+            "photographs", result.trace.maps, result.trace.geometries, pinned, images=images
+        )
+        trace_downloads(result.trace, "photographs")
     notes(result.notes)
     _controls_said(result.trace)
-    trace_downloads(result.trace, "photographs")
     st.divider()
     st.markdown(t("primer.photos_read"))
     if "photo_b" in result.outputs:
@@ -86,7 +92,7 @@ def _ask() -> Request | None:
     return Request("feature_map", inputs, options, user=user_id(), page="primer/photos")
 
 
-def _view(result: Result, trace: Trace, photo: str) -> None:
+def _view(result: Result, trace: Trace, photo: str) -> Selection | None:
     asks = tuple(name for name in trace.geometries if name.startswith("a"))
     asked = tuple(name for name in trace.geometries if name.startswith("b"))
     photo_a = result.outputs["photo_a"]
@@ -101,29 +107,43 @@ def _view(result: Result, trace: Trace, photo: str) -> None:
             ImageGridPanel(asks, title=t("primer.panel_asks"), image=photo_a, role="query"),
             ImageGridPanel(asks, title=t("primer.panel_itself"), image=photo_a, role="key"),
         ]
-    grid = trace.geometries[middle]
-    assert isinstance(grid, ImageGrid)
-    wanted = np.array(FIRST.get(photo, (0.5, 0.5))) * grid.image_size
-    start = int(((grid.centres - wanted) ** 2).sum(axis=1).argmin())
     texts = {f"stage.stride {stride}": t("primer.stride", stride=stride) for stride in STRIDES}
     texts |= {
         f"direction.{way}": t(f"primer.direction_{way[0]}{way[-1]}")
         for way in ("a->b", "b->a", "a->a")
     }
-    linked_view(
+    pinned = linked_view(
         "photos",
         panels,
         trace.maps,
         trace.geometries,
         title=t("primer.chapter_photos"),
         height=430,
-        selection=Selection(middle, start),
+        selection=_pin_of_link(trace) or _first_pin(trace, middle, photo),
         settings={"stage": f"stride {STRIDES[1]}"},
         texts=texts,
         model=trace.model,
         trace_meta=trace.meta,
-        on_select="ignore",
     )
+    if pinned is not None:
+        st.query_params["at"] = f"{pinned.geometry}.{pinned.item}"
+    return pinned
+
+
+def _pin_of_link(trace: Trace) -> Selection | None:
+    """The cell named in ``?at=a16.34``, if these photographs have it."""
+    name, _, item = str(st.query_params.get("at", "")).partition(".")
+    known = name in trace.geometries and item.isdecimal() and len(item) < 7
+    if known and int(item) < len(trace.geometries[name]):
+        return Selection(name, int(item))
+    return None
+
+
+def _first_pin(trace: Trace, name: str, photo: str) -> Selection:
+    grid = trace.geometries[name]
+    assert isinstance(grid, ImageGrid)
+    wanted = np.array(FIRST.get(photo, (0.5, 0.5))) * grid.image_size
+    return Selection(name, int(((grid.centres - wanted) ** 2).sum(axis=1).argmin()))
 
 
 def _controls_said(trace: Trace) -> None:
