@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from crossfuse.geometry import ImageGrid
@@ -16,13 +18,20 @@ from crossfuse.viz.cost_chart import growth_chart
 from crossfuse.viz.small_maps import heat_table
 
 
-def test_every_number_is_written() -> None:
+def test_every_number_is_written_and_no_label_becomes_markup() -> None:
     values = np.array([[0.25, -np.inf, -0.004], [1.0, 2.0, 3.0]])
-    figure = heat_table(values, ["a", "b"], ["x", "y", "z"], mark=(0, 1))
-    written = [annotation.text for annotation in figure.layout.annotations]
-    assert written == ["0.25", "−∞", "0.00", "1.00", "2.00", "3.00"]
-    assert np.isnan(figure.data[0].z[0][1])
-    assert len(figure.layout.shapes) == 2
+    table = heat_table(values, ["<b>", "b"], ["x", "y", "z"], caption='say "it"', mark=(0, 1))
+    assert re.findall(r"<td style=[^>]*>([^<]*)</td>", table) == [
+        "0.25", "−∞", "0.00", "1.00", "2.00", "3.00"
+    ]  # fmt: skip
+    assert "<b>" not in table
+    assert 'aria-label="say &quot;it&quot;"' in table
+    assert table.count("box-shadow") == 3
+
+
+def test_an_even_map_is_tinted_alike() -> None:
+    table = heat_table(np.full((2, 2), 0.5), ["a", "b"], ["x", "y"], caption="")
+    assert len(set(re.findall(r"rgba\([^)]*\)", table))) == 1
 
 
 def test_blocks_keep_colours_and_scale() -> None:

@@ -1,16 +1,13 @@
-"""Small maps as tables one can read: every number written into its coloured cell."""
+"""Small maps as tables one can read: every number written into its tinted cell."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from html import escape
 
 import numpy as np
 
 from crossfuse.viz.formulas import KEY, QUERY, WEIGHT, number
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 
 def heat_table(
@@ -18,64 +15,43 @@ def heat_table(
     rows: Sequence[str],
     columns: Sequence[str],
     *,
+    caption: str,
     tone: str = WEIGHT,
     mark: tuple[int, int] | None = None,
     digits: int = 2,
     unit_range: bool = False,
-    cell_height: int = 46,
-) -> Figure:
-    """A matrix (rows, columns) as a Plotly heat map with its numbers, one row and cell outlined.
+) -> str:
+    """A matrix (rows, columns) as an HTML table, one row and one cell of it framed.
 
     Cells are tinted with ``tone``, never darker than text can be read on, in both themes. Infinite
-    entries (masked scores) stay empty but for their sign. ``unit_range`` fixes the colours to
-    0..1, so that two maps can be compared; otherwise they span the finite values.
+    entries (masked scores) stay untinted. ``unit_range`` fixes the tints to 0..1, so that two
+    tables can be compared; otherwise they span the finite values. ``caption`` is for screen
+    readers.
     """
-    from plotly import graph_objects as go
-
     red, green, blue = (int(tone[place : place + 2], 16) for place in (1, 3, 5))
-    figure = go.Figure(
-        go.Heatmap(
-            z=np.where(np.isfinite(values), values, np.nan),
-            x=list(range(len(columns))),
-            y=list(range(len(rows))),
-            hovertemplate="%{customdata}: %{z}<extra></extra>",
-            customdata=[[f"{row} → {column}" for column in columns] for row in rows],
-            zmin=0.0 if unit_range else None,
-            zmax=1.0 if unit_range else None,
-            colorscale=[
-                (0.0, f"rgba({red},{green},{blue},0.04)"),
-                (1.0, f"rgba({red},{green},{blue},0.66)"),
-            ],
-            xgap=3,
-            ygap=3,
-            showscale=False,
-        )
+    finite = values[np.isfinite(values)]
+    low, high = (0.0, 1.0) if unit_range else (float(finite.min()), float(finite.max()))
+
+    def cell(row: int, column: int) -> str:
+        value = float(values[row, column])
+        share = (value - low) / (high - low) if np.isfinite(value) and high > low else 0.0
+        style = f"background:rgba({red},{green},{blue},{0.04 + 0.62 * share:.3f})"
+        if mark is not None and row == mark[0]:
+            frame = f"inset 0 2px {QUERY},inset 0 -2px {QUERY}"
+            if column == mark[1]:
+                frame = f"inset 0 0 0 3px {KEY}"
+            style += f";box-shadow:{frame}"
+        shown = number(value, digits).replace(r"-\infty", "−∞").replace("-", "−")
+        return f'<td style="{style}">{shown}</td>'
+
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+    body = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>'
+        + "".join(cell(row, column) for column in range(len(columns)))
+        + "</tr>"
+        for row, name in enumerate(rows)
     )
-    for (row, column), value in np.ndenumerate(values):
-        shown = number(float(value), digits).replace(r"-\infty", "−∞").replace("-", "−")
-        figure.add_annotation(x=column, y=row, text=shown, showarrow=False, font={"size": 14})
-    if mark is not None:
-        row, column = mark
-        outline = {"type": "rect", "fillcolor": "rgba(0,0,0,0)", "layer": "above"}
-        figure.add_shape(
-            **outline, x0=-0.5, x1=len(columns) - 0.5, y0=row - 0.5, y1=row + 0.5,
-            line={"color": QUERY, "width": 2},
-        )  # fmt: skip
-        figure.add_shape(
-            **outline, x0=column - 0.5, x1=column + 0.5, y0=row - 0.5, y1=row + 0.5,
-            line={"color": KEY, "width": 3},
-        )  # fmt: skip
-    axis = {"showgrid": False, "zeroline": False, "fixedrange": True, "ticks": ""}
-    figure.update_xaxes(
-        tickvals=list(range(len(columns))), ticktext=list(columns), side="top", **axis
+    return (
+        f'<div class="crossfuse-map"><table aria-label="{escape(caption)}">'
+        f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
-    figure.update_yaxes(
-        tickvals=list(range(len(rows))), ticktext=list(rows), autorange="reversed", **axis
-    )
-    figure.update_layout(
-        height=cell_height * len(rows) + 44,
-        margin={"l": 4, "r": 4, "t": 34, "b": 4},
-        plot_bgcolor="rgba(0,0,0,0)",
-        paper_bgcolor="rgba(0,0,0,0)",
-    )
-    return figure

@@ -263,11 +263,15 @@ def _score(
                 steps.query[head, word], steps.key[head, cell], below, value, _label(word, cell)
             )
         )
-        st.plotly_chart(
-            heat_table(steps.logits[head], word_names(), cell_names(), mark=(word, cell), digits=2),
-            key="_scores",
-            config={"displayModeBar": False},
-            alt=t("primer.scores_alt"),
+        st.html(
+            heat_table(
+                steps.logits[head],
+                word_names(),
+                cell_names(),
+                tone=SCORES,
+                mark=(word, cell),
+                caption=t("primer.scores_alt"),
+            )
         )
         st.caption(t("primer.scores_caption"))
         if cell in example.hidden:
@@ -284,13 +288,16 @@ def _normalise(
         st.latex(
             tex.softmax(steps.logits[head, word], cell, weights[word, cell], _label(word, cell))
         )
-        st.plotly_chart(
+        st.html(
             heat_table(
-                weights, word_names(), cell_names(), mark=(word, cell), digits=3, unit_range=True
-            ),
-            key="_weights",
-            config={"displayModeBar": False},
-            alt=t("primer.weights_alt"),
+                weights,
+                word_names(),
+                cell_names(),
+                mark=(word, cell),
+                digits=3,
+                unit_range=True,
+                caption=t("primer.weights_alt"),
+            )
         )
         total = " + ".join(tex.number(value, 3) for value in weights[word])
         st.latex(rf"{total} = {tex.number(float(weights[word].sum()), 3)}")
@@ -322,11 +329,15 @@ def _heads(example: worked.WorkedExample, steps: worked.Steps, word: int) -> Non
             st.markdown(t("primer.heads_one"))
             return
         names = [t("primer.head_name", index=index + 1) for index in range(example.heads)]
-        st.plotly_chart(
-            heat_table(steps.weights[:, word], names, cell_names(), digits=3, unit_range=True),
-            key="_heads_chart",
-            config={"displayModeBar": False},
-            alt=t("primer.heads_alt"),
+        st.html(
+            heat_table(
+                steps.weights[:, word],
+                names,
+                cell_names(),
+                digits=3,
+                unit_range=True,
+                caption=t("primer.heads_alt"),
+            )
         )
         pieces = r" \;\Vert\; ".join(
             tex.vector(output, tex.VALUE) for output in steps.head_outputs[:, word]
