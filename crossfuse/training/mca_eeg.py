@@ -46,8 +46,8 @@ class TrainRecipe:
     windows of one class as of the other, drawn anew. ``paper()`` is the published recipe.
     """
 
-    epochs: int = 2
-    rate: float = 2e-3
+    epochs: int = 8
+    rate: float = 1e-3
     decay: float = 1e-3
     batch: int = 32
     noise: float = 0.3

@@ -146,7 +146,7 @@ function draw(view) {
   }
   pen.globalAlpha = 1;
   // One scale for all channels: a line is 8 usual amplitudes high at gain 1.
-  const unit = line / 2 / (view.usual * 4) * view.gain;
+  const unit = line / 2 / (view.usual * 9) * view.gain;
   const from = meta.first / meta.rate;
   const to = meta.last / meta.rate;
   const sharp = view.start >= from - 1e-6 && end <= to + 1e-6 && view.span <= 120;
@@ -207,7 +207,7 @@ function draw(view) {
     pen.fillRect(a, 0, Math.max(1.5, Math.min(width, x(onset + duration)) - a), 2);
     if (onset >= view.start) pen.fillText(text.slice(0, 40), a + 3, 9);
   }
-  const scale = 8 * view.usual / view.gain;
+  const scale = 18 * view.usual / view.gain;
   view.now.textContent = `${clock(view.start)} – ${clock(end)} · ${view.t("line")} ${scale.toFixed(0)} µV`;
   page.setAttribute("aria-label", `${view.t("label")} ${view.now.textContent}`);
   drawStrip(view, c, width);
