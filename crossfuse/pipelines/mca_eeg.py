@@ -233,7 +233,9 @@ def _normalised(
     from crossfuse.encoders.eeg_normalise import Normalisation, Statistics, normalise
 
     method = str(options.get("normalise", "baseline"))
-    rule = Normalisation.paper() if method == "subtract" else Normalisation(method=method)  # type: ignore[arg-type]
+    rule = Normalisation(method=method)  # type: ignore[arg-type]
+    if method in ("subtract", "none"):  # decibels as they are: neither smoothed nor cut
+        rule = replace(Normalisation.paper(), method=method)  # type: ignore[arg-type]
     if method == "recording":
         first, last = 0, len(features)
         reference = features
