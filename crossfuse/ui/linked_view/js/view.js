@@ -1,6 +1,7 @@
 // One mounted view: the page elements, the panels, and the loop hover -> compose -> paint.
 
 import { readTheme } from "./colours.js";
+import { contextOf } from "./context.js";
 import { State } from "./state.js";
 import { Bar } from "./bar.js";
 import { Foot } from "./foot.js";
@@ -144,38 +145,9 @@ export class View {
     const element = el("section", `panel panel-${meta.kind}`, el("header", "", heading, tag), body);
     element.dataset.panel = meta.id;
     const panel = { ...meta, draws: module.draws ?? "geometry", heading, tag, body, element };
-    panel.ctx = this.contextOf(panel);
+    panel.ctx = contextOf(this, panel);
     panel.drawer = module.create(body, panel.ctx);
     return panel;
-  }
-
-  /** What a panel module may use; see README.md. */
-  contextOf(panel) {
-    const view = this;
-    const source = (item, partner) => (item === null ? null : {
-      geometry: panel.geometry, item: item + panel.offset,
-      ...(panel.role === "any" ? {} : { role: panel.role }),
-      ...(partner ? { partner } : {}),
-    });
-    return {
-      id: `${this.meta.id}-${panel.id}`,
-      t: this.t,
-      get theme() { return view.theme; },
-      get settings() { return view.state.settings; },
-      get title() { return panel.title; },
-      width: () => panel.body.clientWidth,
-      height: () => view.meta.height,
-      label: (item) => view.state.label(panel.geometry, item + panel.offset),
-      labelIn: (geometry, item) => view.state.label(geometry, item),
-      hover: (item) => view.hover(source(item)),
-      pin: (item) => view.pin(source(item)),
-      hoverCell: (map, row, column) => view.hover(row === null ? null : cellSource(map, row, column)),
-      pinCell: (map, row, column) => view.pin(cellSource(map, row, column)),
-      unpin: () => view.pin(null),
-      choose: (changes) => view.choose(changes),
-      nameOf: (axis, value) => view.bar.name(axis, value),
-      repaint: () => view.schedule(),
-    };
   }
 
   // --- gestures ------------------------------------------------------------------------------
@@ -305,10 +277,6 @@ export class View {
     this.root.remove();
     this.style.remove();
   }
-}
-
-function cellSource(map, row, column) {
-  return { geometry: map.query, item: row, role: "query", partner: { geometry: map.key, item: column } };
 }
 
 function same(a, b) {
