@@ -39,6 +39,7 @@ from crossfuse.training.photo_pairs import (
 from crossfuse.weights import save_weights
 
 STRIDES = (8, 16, 32)
+HEAD_WIDTH = {8: 64, 16: 128, 32: 96}
 NAMES = {16: "feature_map", 32: "feature_map_32", 8: "feature_map_8"}
 
 
@@ -85,15 +86,28 @@ def make_pairs(
     }
 
 
-def new_block(channels: int, width: int = 128, heads: int = 4) -> FeatureMapAttention:
-    """A block whose query and key start as one orthogonal projection: cosines, shared by heads."""
-    config = FeatureMapConfig(channels, channels, width, heads, positions=False, norm=True)
+def new_block(pairs: Pairs, heads: int = 2, head_width: int = 128) -> FeatureMapAttention:
+    """A block that starts as cosines of standardised features: training can only add to these.
+
+    Every head starts as an orthogonal projection of (LN(x) - mean) / spread, the same for query
+    and key, with a temperature of 0.1; mean and spread of each channel are those of ``pairs``.
+    """
+    channels = pairs.a.shape[1]
+    config = FeatureMapConfig(
+        channels, channels, heads * head_width, heads, positions=False, norm=True
+    )
     block = FeatureMapAttention(config)
-    energy = min(channels, width) / heads
-    gain = (10 * (width / heads) ** 0.5 / energy) ** 0.5
-    nn.init.orthogonal_(block.to_query.weight.view(width, channels), gain)
+    normed = F.layer_norm(pairs.a[:200].float().movedim(1, -1), (channels,)).flatten(0, 2)
+    mean, spread = normed.mean(0), normed.std(0).clamp(min=1e-3)
+    gain = (10 * head_width**0.5 / min(channels, head_width)) ** 0.5
     with torch.no_grad():
-        block.to_key.weight.copy_(block.to_query.weight)
+        for head in range(heads):
+            part = slice(head * head_width, (head + 1) * head_width)
+            weight = nn.init.orthogonal_(torch.empty(head_width, channels), gain) / spread
+            for layer in (block.to_query, block.to_key):
+                assert layer.bias is not None
+                layer.weight[part] = weight[..., None, None]
+                layer.bias[part] = -weight @ mean
     return block
 
 
@@ -119,8 +133,8 @@ def correspondence_loss(
 def fit(block: FeatureMapAttention, pairs: Pairs, steps: int, seed: int, label: str = "") -> None:
     """AdamW with a one-cycle rate; both directions of every pair."""
     generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.AdamW(block.parameters(), 2e-3, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
+    optimiser = torch.optim.AdamW(block.parameters(), 1e-3, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=steps)
     usable = torch.nonzero((pairs.match >= 0).sum(1) >= 8).squeeze(1)
     batch, queries = 16, min(64, pairs.match.shape[1])
     mean = 0.0
@@ -248,7 +262,7 @@ def train(args: argparse.Namespace) -> None:
     print(f"features: {time.process_time() - started:.0f} s of CPU time", flush=True)
     for stride in NAMES:
         found = pairs[stride]
-        block = new_block(found.a.shape[1])
+        block = new_block(found, head_width=HEAD_WIDTH[stride])
         fit(block, found, args.steps, args.seed, f"{stride} px")
         card = {
             "model": "feature_map",

@@ -113,7 +113,7 @@ def test_scores_of_known_pointers() -> None:
 def test_training_learns_to_point() -> None:
     torch.manual_seed(0)
     pairs = synthetic_pairs()
-    block = recipe.new_block(12, width=32, heads=2)
+    block = recipe.new_block(pairs, heads=2, head_width=16)
     rows = torch.arange(0, 36, 6).repeat(4, 1)
     arguments = (pairs.a[:4].float(), pairs.b[:4].float(), rows, rows + 1, 0.3)
     before = recipe.correspondence_loss(block, *arguments).item()
