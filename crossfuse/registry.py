@@ -68,6 +68,15 @@ MODELS: dict[str, ModelEntry] = {
             recipe="crossfuse.training.mca_eeg",
             weights=("mca_eeg",),
         ),
+        ModelEntry(
+            name="mmca",
+            title="MMCA: words and image regions",
+            paper="Wei et al., CVPR 2020, doi 10.1109/CVPR42600.2020.01095",
+            module="crossfuse.models.mmca:MMCA",
+            pipeline="crossfuse.pipelines.mmca",
+            recipe="crossfuse.training.mmca",
+            weights=("mmca",),
+        ),
     )
 }
 

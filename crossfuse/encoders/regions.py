@@ -90,6 +90,25 @@ def pool_regions(maps: Mapping[int, Tensor], boxes: Tensor) -> Tensor:
     return torch.cat(pooled, dim=-1)
 
 
+def cover_matrix(boxes: np.ndarray, side: int) -> np.ndarray:
+    """How much of each of side x side equal cells each box covers: (N, side * side) in 0...1.
+
+    A map over regions times this matrix says for every cell how much of the weight lies on
+    regions that cover it.
+
+    Args:
+        boxes: (N, 4) in 0...1.
+    """
+    edges = np.linspace(0.0, 1.0, side + 1)
+    shares = []
+    for axis in (0, 1):
+        low, high = boxes[:, axis, None], boxes[:, axis + 2, None]
+        overlap = np.clip(np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1]), 0, None)
+        shares.append(overlap * side)
+    covered = shares[1][:, :, None] * shares[0][:, None, :]
+    return covered.reshape(len(boxes), side * side).astype(np.float32)
+
+
 def grid_boxes(rows: int = 6, columns: int = 6) -> Tensor:
     """(rows * columns, 4): boxes that tile the photograph, row by row."""
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
@@ -161,22 +180,33 @@ class RegionEncoder(nn.Module):
         found[32] = self.network.head(x)
         return found
 
-    @torch.inference_mode()
     def encode(
         self, photos: Sequence[np.ndarray], kind: str = "proposals", count: int = REGIONS
     ) -> list[RegionSet]:
-        """Regions of every photograph.
+        """Regions of one kind of every photograph; see :meth:`encode_kinds`."""
+        return self.encode_kinds(photos, (kind,), count)[kind]
+
+    @torch.inference_mode()
+    def encode_kinds(
+        self, photos: Sequence[np.ndarray], kinds: Sequence[str], count: int = REGIONS
+    ) -> dict[str, list[RegionSet]]:
+        """Regions of every photograph, of each kind asked for, from one pass of the encoder.
 
         Args:
             photos: upright RGB photographs, uint8 (H, W, 3), each of its own size.
-            kind: "proposals", "cells" or "multiscale".
+            kinds: out of "proposals", "cells", "multiscale".
 
         Raises:
             CrossfuseError: an unknown kind.
         """
-        if kind not in KINDS:
-            raise CrossfuseError(f"Regions are one of {', '.join(KINDS)}, not {kind!r}.")
+        if not set(kinds) <= set(KINDS):
+            raise CrossfuseError(f"Regions are {', '.join(KINDS)}, not {', '.join(kinds)}.")
         maps = self.maps(photos)
+        return {kind: self._regions(photos, maps, kind, count) for kind in kinds}
+
+    def _regions(
+        self, photos: Sequence[np.ndarray], maps: dict[int, Tensor], kind: str, count: int
+    ) -> list[RegionSet]:
         device = maps[32].device
         if kind == "proposals":
             boxes = self.proposer.propose(maps, count)

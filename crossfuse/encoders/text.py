@@ -42,13 +42,14 @@ class Sentence:
 
     ``states``: (n, D) of the word pieces, [CLS] and [SEP] included. ``words``: the words, with
     "[CLS]" first and "[SEP]" last. ``word_of``: (n,) which word each piece belongs to.
-    ``notes``: what was cut or not understood.
+    ``ranges``: character range of each piece; ``notes``: what was cut or not understood.
     """
 
     text: str
     states: Tensor
     words: Words
     word_of: np.ndarray
+    ranges: list[tuple[int, int]]
     notes: tuple[str, ...] = ()
 
     @property
@@ -284,7 +285,12 @@ def _sentence(text: str, encoding: Any, keep: list[int], states: Tensor) -> Sent
             "and maps of other languages mean little."
         )
     return Sentence(
-        text, states.cpu(), Words(tuple(words), np.array(spans), text), word_of, tuple(notes)
+        text,
+        states.cpu(),
+        Words(tuple(words), np.array(spans), text),
+        word_of,
+        [encoding.offsets[index] for index in keep],
+        tuple(notes),
     )
 
 

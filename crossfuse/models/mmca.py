@@ -53,6 +53,7 @@ class MMCAConfig:
     windows: tuple[int, ...] = (1, 2, 3)
     alpha: float = 1.0
     dropout: float = 0.1
+    feature_dropout: float = 0.0
     cosine_scores: bool = True
     mixed_pooling: bool = True
     box_position: bool = True
@@ -292,7 +293,8 @@ class MMCA(nn.Module):
                 with ``box_position``; mask: (B, k) bool, True = a real region (all, if None).
         """
         mask = _full_mask(regions) if mask is None else mask
-        tokens = self.region_projection((regions - self.feature_mean) * self.feature_scale)
+        tokens = (regions - self.feature_mean) * self.feature_scale
+        tokens = self.region_projection(self._drop(tokens))
         if self.position is not None:
             if boxes is None:
                 raise CrossfuseError("MMCA with box_position needs the boxes of the regions.")
@@ -313,8 +315,13 @@ class MMCA(nn.Module):
     def encode_sentences(self, words: Tensor, mask: Tensor | None = None) -> SentenceStates:
         """The sentence CNN. words: (B, n, word_size) token states; mask: (B, n) bool."""
         mask = _full_mask(words) if mask is None else mask
+        words = self._drop(words)
         embedding = F.normalize(self.sentence_cnn(words, mask), dim=-1)
         return SentenceStates(self.word_norm(self.word_projection(words)), mask, embedding)
+
+    def _drop(self, features: Tensor) -> Tensor:
+        """Dropout on the frozen features, in training."""
+        return F.dropout(features, self.config.feature_dropout, self.training)
 
     def cross(
         self, images: ImageStates, sentences: SentenceStates, want: Want = NOTHING

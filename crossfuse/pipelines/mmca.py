@@ -7,7 +7,11 @@ Inputs of a request (options ``task="match"``, the default):
     others      tuple of sentences to compare it with (optional)
     features    bytes of an .npz with region features made elsewhere (instead of own regions)
 
-and for ``task="gallery"``: ``photos``, a tuple of image files, and ``text``. Options: ``regions``,
+The trace has three stages: "self" (regions, from the photograph alone), "cross" (regions and words
+in one map) and "painted": how much of a row's weight lies on regions that cover a point of the
+photograph (0 to 1; boxes overlap, so that a row's points do not sum to 1).
+
+For ``task="gallery"``: ``photos``, a tuple of image files, and ``text``. Options: ``regions``,
 one of "proposals", "cells", "multiscale"; ``weights``.
 """
 
@@ -30,6 +34,7 @@ from crossfuse.encoders.regions import (
     KINDS,
     RegionEncoder,
     RegionSet,
+    cover_matrix,
     load_region_encoder,
     read_region_features,
 )
@@ -37,11 +42,12 @@ from crossfuse.encoders.text import Sentence, TextEncoder, load_text_encoder, pa
 from crossfuse.engine.context import Context
 from crossfuse.engine.messages import Request, Result
 from crossfuse.errors import CrossfuseError
-from crossfuse.geometry import Joined
+from crossfuse.geometry import ImageGrid, Joined
 from crossfuse.models.mmca import MMCA, ImageStates, MMCAOutput
 from crossfuse.trace import AttentionMap, Trace
 
 MAX_OTHERS, MAX_PHOTOS = 40, 200
+PAINTED = 24  # cells a side of the picture that a map over boxes is painted on
 
 
 @dataclass(frozen=True)
@@ -232,15 +238,22 @@ def _trace(
 ) -> Trace:
     regions = side.regions.geometry
     tokens = Joined((regions, sentence.words), ("regions", "words"))
+    photo = ImageGrid.regular(PAINTED, PAINTED, side.regions.image_size)
+    covers = cover_matrix(side.regions.boxes.cpu().numpy(), PAINTED)
     maps = [
         AttentionMap("self", m.layer, "regions→regions", "regions", "regions",
                      m.weights[0].cpu().numpy())
         for m in side.states.maps
     ]  # fmt: skip
-    maps += [
-        AttentionMap("cross", layer, "tokens→tokens", "tokens", "tokens", weights)
-        for layer, weights in enumerate(merged)
-    ]
+    for layer, weights in enumerate(merged):
+        painted = weights[:, :, : len(regions)] @ covers
+        maps += [
+            AttentionMap("cross", layer, "tokens→tokens", "tokens", "tokens", weights),
+            AttentionMap(
+                "painted", layer, "tokens→photo", "tokens", "photo",
+                painted.astype(np.float16), kind="coverage",
+            ),
+        ]  # fmt: skip
     meta = {
         "text": sentence.text,
         "regions": side.regions.kind,
@@ -249,7 +262,8 @@ def _trace(
         "crossed": float(out.crossed[0]),
         "alpha": outputs["alpha"],
     }
-    return Trace("mmca", {"regions": regions, "tokens": tokens}, tuple(maps), meta)
+    geometries = {"regions": regions, "tokens": tokens, "photo": photo}
+    return Trace("mmca", geometries, tuple(maps), meta)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crossfuse.encoders.regions import cover_matrix
+
 SMALL = 0.25
-CANVAS = 48
+CANVAS = 24  # cells a side, as on the page
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,11 @@ def inside(point: np.ndarray, boxes: np.ndarray) -> bool:
 
 
 def paint(weights: np.ndarray, boxes: np.ndarray, side: int = CANVAS) -> np.ndarray:
-    """The map as a picture: each region's weight spread evenly over its box. (side, side).
+    """The map as a picture (side, side): the weight of all regions that cover a cell.
 
-    weights: (N,) >= 0; boxes: (N, 4). The picture sums to the sum of the weights.
+    weights: (N,) >= 0; boxes: (N, 4) in 0...1.
     """
-    edges = np.linspace(0.0, 1.0, side + 1)
-    share = []
-    for axis in (0, 1):
-        low, high = boxes[:, axis, None], boxes[:, axis + 2, None]
-        overlap = np.clip(np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1]), 0, None)
-        share.append(overlap / np.maximum(high - low, 1e-6))
-    return np.einsum("n,ny,nx->yx", weights, share[1], share[0])
+    return (weights @ cover_matrix(boxes, side)).reshape(side, side)
 
 
 def peak(picture: np.ndarray) -> np.ndarray:

@@ -1,306 +1,253 @@
-"""Training of MMCA on captioned photographs, from cached features of frozen encoders.
+"""``crossfuse train mmca``, ``crossfuse evaluate mmca``: from a data folder to weights and figures.
 
-Two phases, one optimiser:
-
-* **separable**: symmetric InfoNCE (van den Oord et al., 2018) on i0 . c0, five captions a photo,
-  and the word-region term: InfoNCE on the mean over words of the best region's score, where the
-  score is the word -> region attention score of the cross unit (:meth:`MMCA.alignment`). Boxes of
-  phrases are never used here: alignment is learnt from which sentence belongs to which photo.
-* **joint**: in addition the paper's hinge loss with the hardest negatives, on S(I, T), and a
-  cross-entropy over the same candidates. Exact mining would run the cross unit on B x B pairs;
-  here i0 . c0 chooses the negatives, and the unit runs on B positives and 2 K B negatives.
+Training runs through five steps, each kept in the work folder and taken up where it stopped:
+feature maps of all photographs, token states of all sentences, the region proposer, region
+features, and the matching model itself (:mod:`crossfuse.training.mmca_trainer`).
 """
 
 from __future__ import annotations
 
-import math
+import argparse
+import io
+import json
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from PIL import Image
+from torch import Tensor
 
-from crossfuse.encoders.regions import REGIONS
-from crossfuse.models.mmca import MMCA, ImageStates, MMCAConfig, SentenceStates
-from crossfuse.training.mmca_cache import PER_IMAGE, FeatureCache
+from crossfuse import registry, weights
+from crossfuse.data.captions import PER_IMAGE, CaptionedPhoto, pack_images, read_pack
+from crossfuse.encoders.image import load_image_encoder
+from crossfuse.encoders.proposer import ProposerConfig, RegionProposer
+from crossfuse.encoders.regions import KINDS, RegionEncoder, load_region_encoder
+from crossfuse.encoders.text import MiniLM, Sentence, pad_states
+from crossfuse.errors import CrossfuseError
+from crossfuse.models.mmca import MMCA, MMCAConfig
+from crossfuse.training.mmca_cache import FeatureCache, cache_maps, cache_regions, cache_text
+from crossfuse.training.mmca_evaluation import (
+    encode_split,
+    full_figures,
+    grounding_figures,
+    human_correlation,
+    phrases_of,
+    proposal_recall,
+    retrieval_figures,
+)
+from crossfuse.training.mmca_regions import anchor_shapes, train_proposer
+from crossfuse.training.mmca_trainer import Recipe, Trainer
+
+COMMAND = "crossfuse train mmca --data DIR --work DIR"
+LICENCE = (
+    "Learnt from Flickr8k photographs and Flickr30K Entities annotations: for non-commercial "
+    "research and teaching."
+)
+
+
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="captions.jsonl.gz, images.tar.gz")
+    parser.add_argument("--work", type=Path, required=True, help="caches and checkpoints (4 GB)")
+    parser.add_argument("--weights", type=Path, default=None, help="where to write the weights")
+    parser.add_argument("--name", default="mmca", help="name of the checkpoint and of the weights")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mirror", action="store_true", help="train on mirrored photographs too")
+    parser.add_argument("--proposer-epochs", type=int, default=18)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=JSON", help="a field of the recipe"
+    )
+    parser.add_argument(
+        "--model", action="append", default=[], metavar="FIELD=JSON", help="a field of the config"
+    )
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Run or take up a training, then write the weights with their card."""
+    photos = read_pack(arguments.data)
+    work, root = arguments.work, arguments.work / "cache"
+    rows = _rows(photos, "train")
+    text = MiniLM()
+    cache_text(photos, root, text, _say)
+    plain = RegionEncoder(load_image_encoder("lite2").network, RegionProposer())
+    for flip in (False, True)[: 1 + arguments.mirror]:
+        cache_maps(arguments.data, photos, root, plain, _say, flip)
+    proposer = _proposer(work / "proposer.pt", root, photos, rows, arguments.proposer_epochs)
+    encoder = RegionEncoder(plain.network, proposer)
+    for kind in KINDS:
+        for flip in (False, True)[: 1 + arguments.mirror]:
+            cache_regions(root, kind, encoder, flip)
+    recipe = replace(Recipe(seed=arguments.seed), **_assignments(arguments.set, Recipe))
+    config = replace(MMCAConfig.small(), **_assignments(arguments.model, MMCAConfig))
+    trainer = Trainer(FeatureCache(root), rows, config, recipe)
+    checkpoint = work / f"{arguments.name}.pt"
+    if checkpoint.exists():
+        trainer.resume(checkpoint)
+        _say(f"taken up after epoch {trainer.epoch}")
+    while trainer.epoch < recipe.epochs:
+        trainer.run_epoch(_say)
+        trainer.save(checkpoint)
+    folder = arguments.weights or weights.WEIGHTS
+    card = {"model": "mmca", "config": config.to_dict(), "licence": LICENCE, "command": COMMAND}
+    weights.save_weights(arguments.name, trainer.average, card, folder=folder, half=True)
+    card = {"model": "regions", "config": proposer.config.to_dict(), "licence": LICENCE}
+    weights.save_weights("regions", proposer, card, folder=folder, half=True)
+    _say(f"weights written to {folder}; measure them with: crossfuse evaluate mmca")
+
+
+def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="captions.jsonl.gz, images.tar.gz")
+    parser.add_argument("--split", default="dev")
+    parser.add_argument("--weights", default=None, help="name under assets/weights")
+    parser.add_argument("--regions", choices=KINDS, default=KINDS[0])
+    parser.add_argument("--limit", type=int, default=0, help="only the first N photographs")
+    parser.add_argument(
+        "--shortlist", type=int, nargs=2, default=(50, 10), metavar=("CAPTIONS", "IMAGES"),
+        help="candidates re-scored for each photograph and for each sentence",
+    )  # fmt: skip
+    parser.add_argument("--full", action="store_true", help="score every pair (hours on a CPU)")
+    parser.add_argument("--alphas", type=float, nargs="*", default=(), help="sweep over alpha")
+    parser.add_argument(
+        "--human", type=Path, help="CSV of file,sentence,score with human match scores"
+    )
+
+
+def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All figures of one split; nothing but the data folder and the weights is read."""
+    photos = [p for p in read_pack(arguments.data) if p.split == arguments.split]
+    photos = photos[: arguments.limit or None]
+    if not photos:
+        raise CrossfuseError(f"The data folder has no photograph of the split {arguments.split!r}.")
+    model = cast(MMCA, registry.load("mmca", arguments.weights))
+    features = encode_photos(arguments.data, photos, arguments.regions)
+    rows = np.arange(len(photos))
+    encoded = encode_split(model, features, rows, arguments.regions)
+    phrases = phrases_of(photos, rows, features.ranges)
+    figures: dict[str, Any] = {
+        "split": arguments.split,
+        "photographs": len(photos),
+        "regions": arguments.regions,
+        "retrieval": retrieval_figures(
+            model, encoded, tuple(arguments.shortlist), tuple(arguments.alphas)
+        ),
+        "proposal_recall_36": {
+            kind: proposal_recall([p.all_boxes for p in photos], features.boxes(kind))
+            for kind in KINDS
+        },
+    }
+    if phrases:
+        torch.manual_seed(0)
+        untrained = MMCA(model.config).eval()
+        figures["grounding"] = grounding_figures(model, encoded, phrases)
+        plain = encode_split(untrained, features, rows, arguments.regions)
+        figures["grounding"]["untrained"] = grounding_figures(untrained, plain, phrases)["map"]
+    if arguments.full:
+        figures["retrieval"]["full"] = full_figures(model, encoded)
+    if arguments.human is not None:
+        figures["human"] = human_correlation(model, encoded, photos, arguments.human)
+    return figures
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """One training run; the rate falls linearly to zero over the last ``decay_epochs``.
+class LiveFeatures:
+    """Features of a split, made on the spot by the encoders that the page uses."""
 
-    A step sees ``regions`` of the 36 regions, drawn anew, and sentences cut to ``longest`` pieces:
-    a third of the arithmetic, and a strong regulariser.
-    """
+    sets: dict[str, tuple[Tensor, Tensor]]
+    found: dict[str, list[np.ndarray]]
+    sentences: list[Sentence]
+    offset: np.ndarray
 
-    batch: int = 200
-    captions: int = 2
-    regions: int = 16
-    longest: int = 22
-    rate: float = 1e-3
-    weight_decay: float = 0.05
-    warmup: int = 60
-    separable_epochs: int = 24
-    joint_epochs: int = 12
-    decay_epochs: int = 10
-    region_kinds: tuple[str, ...] = ("proposals", "multiscale", "cells")
-    region_odds: tuple[float, ...] = (0.7, 0.2, 0.1)
-    drop_words: float = 0.1
-    drop_regions: float = 0.05
-    alignment: float = 0.5
-    alignment_batch: int = 100
-    margin: float = 0.2
-    negatives: int = 2
-    cross_batch: int = 64
-    ema: float = 0.99
-    seed: int = 0
+    def regions(self, rows: np.ndarray, kind: str) -> tuple[Tensor, Tensor]:
+        features, boxes = self.sets[kind]
+        return features[rows], boxes[rows]
 
-    @property
-    def epochs(self) -> int:
-        return self.separable_epochs + self.joint_epochs
+    def words(self, captions: np.ndarray) -> tuple[Tensor, Tensor]:
+        return pad_states([self.sentences[c] for c in captions])
+
+    def boxes(self, kind: str) -> list[np.ndarray]:
+        return self.found[kind]
+
+    def ranges(self, caption: int) -> list[tuple[int, int]]:
+        """Character range of each word piece of a caption."""
+        return self.sentences[caption].ranges
 
 
-class Temperatures(nn.Module):
-    """Learnt inverse temperatures (log) of the contrastive terms; used in training only."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.separable = nn.Parameter(torch.tensor(math.log(20.0)))
-        self.alignment = nn.Parameter(torch.tensor(math.log(20.0)))
-        self.pair = nn.Parameter(torch.tensor(math.log(20.0)))
-
-    def of(self, name: str) -> Tensor:
-        return getattr(self, name).clamp(max=math.log(80.0)).exp()
-
-
-def contrast(similarity: Tensor, per_image: int) -> Tensor:
-    """InfoNCE both ways. similarity: (B, B * per_image), captions of one image side by side.
-
-    Image -> caption: each of an image's captions against all captions of other images.
-    """
-    images = len(similarity)
-    log_odds = similarity.float()
-    target = torch.arange(images).repeat_interleave(per_image)
-    to_image = F.cross_entropy(log_odds.T, target)
-    own = target[None] == torch.arange(images)[:, None]
-    others = log_odds.masked_fill(own, -torch.inf).logsumexp(1)
-    positive = log_odds[own].view(images, per_image)
-    to_caption = (torch.logaddexp(others[:, None], positive) - positive).mean()
-    return (to_image + to_caption) / 2
-
-
-def word_region_score(scores: Tensor, mask: Tensor) -> Tensor:
-    """Mean over real words of the best region's score: (B, n, C, k), (B, n) -> (C, B)."""
-    best = scores.amax(-1)
-    weights = mask.to(best.dtype)[..., None]
-    return ((best * weights).sum(1) / weights.sum(1).clamp(min=1)).T
+def encode_photos(data: Path, photos: Sequence[CaptionedPhoto], kind: str) -> LiveFeatures:
+    """Run the frozen encoders over a split."""
+    encoder, text = load_region_encoder(), MiniLM()
+    raw: dict[int, bytes] = dict(pack_images(data, photos))
+    missing = [photo.file for row, photo in enumerate(photos) if row not in raw]
+    if missing:
+        raise CrossfuseError(f"The archive lacks {len(missing)} photographs, first {missing[0]}.")
+    features, padded = [], []
+    found: dict[str, list[np.ndarray]] = {kind: [] for kind in KINDS}
+    for start in range(0, len(photos), 8):
+        some = range(start, min(start + 8, len(photos)))
+        pictures = [np.asarray(Image.open(io.BytesIO(raw[r])).convert("RGB")) for r in some]
+        for name, sets in encoder.encode_kinds(pictures, KINDS).items():
+            for regions in sets:
+                found[name].append(regions.boxes.numpy())
+                if name == kind:
+                    short = 36 - len(regions.boxes)
+                    features.append(_padded(regions.features, short))
+                    padded.append(_padded(regions.boxes, short))
+        if start % 200 == 0:
+            _say(f"photographs: {start} of {len(photos)}")
+    sentences: list[Sentence] = []
+    texts = [caption.text for photo in photos for caption in photo.captions[:PER_IMAGE]]
+    for start in range(0, len(texts), 50):
+        sentences += text.encode(texts[start : start + 50])
+    offset = np.concatenate([[0], np.cumsum([len(s.states) for s in sentences])])
+    sets_of = {kind: (torch.stack(features), torch.stack(padded))}
+    return LiveFeatures(sets_of, found, sentences, offset)
 
 
-def hard_negatives(similarity: Tensor, count: int, own: Tensor) -> Tensor:
-    """For each row, ``count`` columns drawn from its 2 * count best columns that are not own.
-
-    similarity: (B, B); own: (B, B) bool, True = a true pair. Returns (B, count).
-    """
-    best = similarity.masked_fill(own, -torch.inf).topk(2 * count, dim=1).indices
-    draw = torch.rand(best.shape).argsort(1)[:, :count]
-    return best.gather(1, draw)
+def _padded(values: Tensor, short: int) -> Tensor:
+    """Repeat the last region where fewer than 36 were proposed."""
+    return torch.cat([values, values[-1:].expand(short, -1)]) if short else values
 
 
-def joint_loss(
-    model: MMCA,
-    images: ImageStates,
-    sentences: SentenceStates,
-    inverse_temperature: Tensor,
-    recipe: Recipe,
-) -> tuple[Tensor, float]:
-    """Hinge with the hardest negative, and cross-entropy, of S over shortlisted candidates.
-
-    Row i of ``images`` belongs to row i of ``sentences``. Returns the loss and the share of rows
-    whose true pair beats all its candidates.
-    """
-    count, negatives = len(images.tokens), recipe.negatives
-    with torch.no_grad():
-        separable = images.embedding.float() @ sentences.embedding.float().T
-        own = torch.eye(count, dtype=torch.bool)
-        captions = hard_negatives(separable, negatives, own)
-        photos = hard_negatives(separable.T, negatives, own)
-    here = torch.arange(count)
-    rows = here.repeat_interleave(negatives)
-    image_index = torch.cat([here, rows, photos.flatten()])
-    sentence_index = torch.cat([here, captions.flatten(), rows])
-    out = model.cross(images.take(image_index), sentences.take(sentence_index))
-    pair, crossed = out.similarity.float(), out.crossed.float()
-    loss, wins = pair.new_zeros(()), 0.0
-    for scores, weight in ((pair, 1.0), (crossed, 0.5)):
-        positive = scores[:count]
-        for part in scores[count:].view(2, count, negatives):
-            hinge = (recipe.margin - positive + part.amax(1)).clamp(min=0).mean()
-            table = torch.cat([positive[:, None], part], 1) * inverse_temperature
-            entropy = F.cross_entropy(table, torch.zeros(count, dtype=torch.long))
-            loss = loss + weight * (hinge + 0.5 * entropy)
-            if weight == 1.0:
-                wins += float((table.argmax(1) == 0).float().mean()) / 2
-    return loss, wins
+def _proposer(
+    path: Path, root: Path, photos: Sequence[CaptionedPhoto], rows: np.ndarray, epochs: int
+) -> RegionProposer:
+    """The trained proposer of a work folder, trained now if it is not there."""
+    if not path.exists():
+        cache = FeatureCache(root)
+        boxes = [photo.all_boxes for photo in photos]
+        shapes = anchor_shapes(np.concatenate([boxes[row] for row in rows]), 12)
+        config = ProposerConfig(shapes=shapes)
+        model = train_proposer(cache.maps, boxes, rows, config, epochs=epochs, log=_say)
+        torch.save({"config": config.to_dict(), "state": model.state_dict()}, path)
+    saved = torch.load(path, weights_only=True)
+    proposer = RegionProposer(ProposerConfig.from_dict(saved["config"]))
+    proposer.load_state_dict(saved["state"])
+    return proposer.eval()
 
 
-def learning_rate(recipe: Recipe, steps_an_epoch: int, step: int) -> float:
-    """Warm-up, stable, linear decay; as a factor of ``recipe.rate``."""
-    total, decay = recipe.epochs * steps_an_epoch, recipe.decay_epochs * steps_an_epoch
-    return max(0.0, min(1.0, (step + 1) / recipe.warmup, (total - step) / max(1, decay)))
+def _rows(photos: Sequence[CaptionedPhoto], split: str) -> np.ndarray:
+    return np.array([row for row, photo in enumerate(photos) if photo.split == split])
 
 
-class Trainer:
-    """Everything a run needs to go on: model, averaged model, optimiser, position."""
-
-    def __init__(self, cache: FeatureCache, rows: np.ndarray, config: MMCAConfig, recipe: Recipe):
-        self.cache, self.rows, self.recipe = cache, rows, recipe
-        torch.manual_seed(recipe.seed)
-        self.model, self.average = MMCA(config), MMCA(config).requires_grad_(False)
-        self.temperatures = Temperatures()
-        self.epoch = 0
-        groups = [*self.model.parameters(), *self.temperatures.parameters()]
-        self.optimiser = torch.optim.AdamW(
-            groups, recipe.rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
-        )
-        mean, scale = feature_statistics(cache, rows, recipe.region_kinds)
-        self.model.feature_mean.copy_(mean)
-        self.model.feature_scale.copy_(scale)
-        self.average.load_state_dict(self.model.state_dict())
-
-    def run_epoch(self, log: Callable[[str], None]) -> None:
-        recipe = self.recipe
-        rng = np.random.default_rng((recipe.seed, self.epoch))
-        torch.manual_seed(recipe.seed * 1000 + self.epoch)
-        joint = self.epoch >= recipe.separable_epochs
-        order = rng.permutation(self.rows)
-        steps = len(order) // recipe.batch
-        sums = dict.fromkeys(("separable", "alignment", "joint", "wins"), 0.0)
-        self.model.train()
-        start = time.time()
-        for step in range(steps):
-            rows = order[step * recipe.batch : (step + 1) * recipe.batch]
-            factor = learning_rate(recipe, steps, self.epoch * steps + step)
-            for group in self.optimiser.param_groups:
-                group["lr"] = recipe.rate * factor
-            with torch.autocast("cpu", torch.bfloat16):
-                loss, parts = self._loss(rows, rng, joint)
-            self.optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)
-            self.optimiser.step()
-            self._update_average(self.epoch * steps + step)
-            for name, value in parts.items():
-                sums[name] += value / steps
-            if not math.isfinite(float(loss.detach())):
-                raise FloatingPointError(f"the loss is not finite: epoch {self.epoch}, {parts}")
-        self.epoch += 1
-        told = ", ".join(f"{name} {value:.3f}" for name, value in sums.items())
-        log(f"epoch {self.epoch}/{recipe.epochs}: {told}; {time.time() - start:.0f} s")
-
-    def _loss(
-        self, rows: np.ndarray, rng: np.random.Generator, joint: bool
-    ) -> tuple[Tensor, dict[str, float]]:
-        recipe, model = self.recipe, self.model
-        regions, boxes = self._read_regions(rows, rng)
-        region_mask = torch.rand(regions.shape[:2]) >= recipe.drop_regions
-        region_mask[:, 0] = True
-        images = model.encode_images(regions, boxes, region_mask)
-        which = np.argsort(rng.random((len(rows), PER_IMAGE)), axis=1)[:, : recipe.captions]
-        words, mask = self.cache.words((rows[:, None] * PER_IMAGE + which).ravel(), recipe.longest)
-        kept = torch.rand(mask.shape) >= recipe.drop_words
-        kept[:, 0] = True
-        sentences = model.encode_sentences(words, mask & kept)
-        similarity = images.embedding.float() @ sentences.embedding.float().T
-        separable = contrast(similarity * self.temperatures.of("separable"), recipe.captions)
-        loss, parts = separable, {"separable": float(separable.detach())}
-        if recipe.alignment:
-            few = torch.arange(min(recipe.alignment_batch, len(rows)))
-            some = sentences.take(few * recipe.captions)
-            score = word_region_score(model.alignment(images.take(few), some), inner_words(some))
-            aligned = contrast(score.float() * self.temperatures.of("alignment"), 1)
-            loss = loss + recipe.alignment * aligned
-            parts["alignment"] = float(aligned.detach())
-        if joint:
-            few = torch.arange(min(recipe.cross_batch, len(rows)))
-            pair, wins = joint_loss(
-                model,
-                images.take(few),
-                sentences.take(few * recipe.captions + recipe.captions - 1),
-                self.temperatures.of("pair"),
-                recipe,
-            )
-            loss = loss + pair
-            parts |= {"joint": float(pair.detach()), "wins": wins}
-        return loss, parts
-
-    def _read_regions(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        recipe, cache = self.recipe, self.cache
-        kinds = [kind for kind in recipe.region_kinds if cache.has_regions(kind)]
-        odds = np.array([recipe.region_odds[recipe.region_kinds.index(kind)] for kind in kinds])
-        kind = str(rng.choice(kinds, p=odds / odds.sum()))
-        only = np.sort(rng.permutation(REGIONS)[: recipe.regions])
-        features, boxes = cache.regions(rows, kind, only=only)
-        if cache.has_regions(kind, flip=True):
-            mirrored = rng.random(len(rows)) < 0.5
-            features[mirrored], boxes[mirrored] = cache.regions(
-                rows[mirrored], kind, flip=True, only=only
-            )
-        return features, boxes
-
-    @torch.no_grad()
-    def _update_average(self, step: int) -> None:
-        keep = min(self.recipe.ema, (1 + step) / (10 + step))
-        for averaged, current in zip(
-            self.average.parameters(), self.model.parameters(), strict=True
-        ):
-            averaged.lerp_(current, 1.0 - keep)
-
-    def save(self, path: Path) -> None:
-        """Write a checkpoint from which training goes on exactly (epochs are the unit)."""
-        part = path.with_suffix(".part")
-        torch.save(
-            {
-                "config": self.model.config.to_dict(),
-                "recipe": asdict(self.recipe),
-                "epoch": self.epoch,
-                "model": self.model.state_dict(),
-                "average": self.average.state_dict(),
-                "temperatures": self.temperatures.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
-            },
-            part,
-        )
-        part.replace(path)
-
-    def resume(self, path: Path) -> None:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-        self.epoch = state["epoch"]
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.temperatures.load_state_dict(state["temperatures"])
-        self.optimiser.load_state_dict(state["optimiser"])
+def _assignments(texts: Sequence[str], owner: type) -> dict[str, Any]:
+    """``FIELD=JSON`` texts -> values of a dataclass's fields (lists become tuples)."""
+    known = {field.name for field in fields(owner)}
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, _, raw = text.partition("=")
+        if name not in known:
+            raise CrossfuseError(f"{owner.__name__} has no field {name!r}: {', '.join(known)}.")
+        try:
+            value = json.loads(raw)
+        except json.JSONDecodeError as error:
+            raise CrossfuseError(f"{text!r} is not FIELD=JSON: {error}.") from error
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return values
 
 
-def inner_words(sentences: SentenceStates) -> Tensor:
-    """The mask without [CLS] (first) and [SEP] (last real position)."""
-    mask = sentences.mask.clone()
-    mask[:, 0] = False
-    position = torch.arange(mask.shape[1])
-    last = torch.where(sentences.mask, position, -1).amax(1)
-    mask[torch.arange(len(mask)), last] = False
-    return mask
+def _say(text: str) -> None:
+    import sys
 
-
-def feature_statistics(
-    cache: FeatureCache, rows: np.ndarray, kinds: tuple[str, ...], sample: int = 600
-) -> tuple[Tensor, Tensor]:
-    """Mean and 1 / standard deviation of each region feature over a sample of photographs."""
-    kind = next(kind for kind in kinds if cache.has_regions(kind))
-    chosen = np.sort(rows[:: max(1, len(rows) // sample)])
-    features = cache.regions(chosen, kind)[0].flatten(0, 1)
-    return features.mean(0), 1.0 / features.std(0).clamp(min=1e-3)
+    print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)

@@ -11,17 +11,31 @@ A cache folder holds arrays for all photographs of one data set, in the order of
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from crossfuse.encoders.regions import SIDE, STRIDES
+from crossfuse.data.captions import CaptionedPhoto, pack_images
+from crossfuse.encoders.proposer import CHANNELS, REGIONS
+from crossfuse.encoders.regions import (
+    FEATURES,
+    SIDE,
+    STRIDES,
+    RegionEncoder,
+    grid_boxes,
+    multiscale_boxes,
+    pool_regions,
+)
+from crossfuse.encoders.text import MiniLM
 
-PER_IMAGE = 5
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,10 @@ class FeatureCache:
         mask = np.arange(states.shape[1])[None] < lengths[:, None]
         return torch.from_numpy(states), torch.from_numpy(mask)
 
+    def last_states(self, caption: int) -> np.ndarray:
+        """Last-layer states of one caption: (n, 384) float16."""
+        return self._array("text_last")[self.offset[caption] : self.offset[caption + 1]]
+
     def ids(self, caption: int) -> np.ndarray:
         return self._text["ids"][self.offset[caption] : self.offset[caption + 1]]
 
@@ -89,3 +107,95 @@ class FeatureCache:
         if name not in self._arrays:
             self._arrays[name] = np.load(self.root / f"{name}.npy", mmap_mode="r")
         return self._arrays[name]
+
+
+def cache_maps(
+    data: Path,
+    photos: Sequence[CaptionedPhoto],
+    root: Path,
+    encoder: RegionEncoder,
+    say: Say,
+    flip: bool = False,
+    batch: int = 8,
+) -> None:
+    """Write the feature maps of all photographs (about 350 KB each); nothing if they are there."""
+    tag = "flip" if flip else "plain"
+    done = root / f"{tag}_maps.done"
+    if done.exists():
+        return
+    shapes = {s: (len(photos), (SIDE // s) ** 2, CHANNELS[s]) for s in STRIDES}
+    arrays = {s: _new(root / f"{tag}_s{s}.npy", shape) for s, shape in shapes.items()}
+    rows: list[int] = []
+    pixels: list[np.ndarray] = []
+
+    def write() -> None:
+        for stride, values in encoder.maps(pixels).items():
+            arrays[stride][rows] = values.flatten(2).transpose(1, 2).half().numpy()
+        rows.clear()
+        pixels.clear()
+
+    for number, (row, raw) in enumerate(pack_images(data, photos)):
+        picture = np.asarray(Image.open(io.BytesIO(raw)).convert("RGB"))
+        rows.append(row)
+        pixels.append(np.ascontiguousarray(picture[:, ::-1]) if flip else picture)
+        if len(rows) == batch:
+            write()
+        if number % 500 == 0:
+            say(f"feature maps of photographs: {number} of {len(photos)}")
+    if rows:
+        write()
+    done.touch()
+
+
+def cache_regions(root: Path, kind: str, encoder: RegionEncoder, flip: bool = False) -> None:
+    """Pool the region features of all photographs; nothing if they are there."""
+    tag, cache = "flip" if flip else "plain", FeatureCache(root)
+    if cache.has_regions(kind, flip):
+        return
+    count = len(np.load(root / f"{tag}_s32.npy", mmap_mode="r"))
+    part = root / f"{tag}_{kind}.part"
+    features, boxes = _new(part, (count, REGIONS, FEATURES)), np.zeros((count, REGIONS, 4))
+    fixed = {"cells": grid_boxes(), "multiscale": multiscale_boxes()}.get(kind)
+    for start in range(0, count, 50):
+        rows = np.arange(start, min(start + 50, count))
+        maps = cache.maps(rows, flip)
+        if fixed is not None:
+            own = fixed.expand(len(rows), REGIONS, 4)
+        else:
+            # The whole frame stands in where fewer than 36 boxes are proposed.
+            own = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(len(rows), REGIONS, 1)
+            for row, found in enumerate(encoder.proposer.propose(maps)):
+                own[row, : len(found)] = found
+        features[rows] = pool_regions(maps, own).half().numpy()
+        boxes[rows] = own.numpy()
+    features.flush()
+    np.save(root / f"{tag}_{kind}_boxes.npy", boxes.astype(np.float32))
+    part.replace(root / f"{tag}_{kind}.npy")
+
+
+def cache_text(photos: Sequence[CaptionedPhoto], root: Path, encoder: MiniLM, say: Say) -> None:
+    """Write the token states of all sentences; nothing if they are there."""
+    if (root / "text_meta.npz").exists():
+        return
+    texts = [caption.text for photo in photos for caption in photo.captions]
+    encodings = encoder.tokenizer.encode_batch(texts)
+    lengths = np.array([len(encoding.ids) for encoding in encodings])
+    offset = np.concatenate([[0], np.cumsum(lengths)])
+    middle = _new(root / "text_l3.npy", (int(offset[-1]), 384))
+    last = _new(root / "text_last.npy", (int(offset[-1]), 384))
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, len(order), 64):
+        some = order[start : start + 64]
+        for index, sentence in zip(some, encoder.encode([texts[i] for i in some]), strict=True):
+            place = slice(int(offset[index]), int(offset[index + 1]))
+            states = sentence.states.half().numpy()
+            middle[place], last[place] = states[:, :384], states[:, 384:]
+        if start % 6400 == 0:
+            say(f"token states of sentences: {start} of {len(order)}")
+    ids = np.concatenate([encoding.ids for encoding in encodings])
+    np.savez(root / "text_meta.npz", offset=offset, ids=ids)
+
+
+def _new(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return np.lib.format.open_memmap(path, "w+", np.float16, shape)

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from crossfuse.attention import Want
-from crossfuse.data.captions import CaptionedPhoto, phrase_pieces
+from crossfuse.data.captions import PER_IMAGE, CaptionedPhoto, phrase_pieces
+from crossfuse.errors import CrossfuseError
 from crossfuse.models.mmca import MMCA, ImageStates, SentenceStates
 from crossfuse.training.grounding import Phrase, baselines, ground, iou
-from crossfuse.training.mmca_cache import PER_IMAGE, FeatureCache
 from crossfuse.training.retrieval import recalls, rerank, two_way_recalls
 
-Say = Callable[[str], None]
+
+class Features(Protocol):
+    """Where the frozen encoders' output comes from: a cache on disk, or made on the spot."""
+
+    @property
+    def offset(self) -> np.ndarray: ...
+
+    def regions(self, rows: np.ndarray, kind: str) -> tuple[Tensor, Tensor]: ...
+
+    def words(self, captions: np.ndarray) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,7 @@ def captions_of(rows: np.ndarray) -> np.ndarray:
 
 @torch.inference_mode()
 def encode_split(
-    model: MMCA, cache: FeatureCache, rows: np.ndarray, kind: str, chunk: int = 100
+    model: MMCA, cache: Features, rows: np.ndarray, kind: str, chunk: int = 100
 ) -> Encoded:
     """Both branches over a split; regions of ``kind``."""
     images, boxes, sentences = [], [], []
@@ -132,21 +144,24 @@ def retrieval_figures(
 def phrases_of(
     photos: Sequence[CaptionedPhoto],
     rows: np.ndarray,
-    offsets: Callable[[str], list[tuple[int, int]]],
+    offsets: Callable[[int], list[tuple[int, int]]],
 ) -> list[Phrase]:
-    """The boxed phrases of a split; ``offsets`` gives the character range of each word piece."""
+    """The boxed phrases of a split; ``offsets``: caption -> character range of its word pieces.
+
+    Captions are numbered through the whole split (five a photograph).
+    """
     phrases = []
     for image, row in enumerate(rows):
         photo = photos[row]
         for number, caption in enumerate(photo.captions):
-            ranges = offsets(caption.text)
+            place = image * PER_IMAGE + number
+            ranges = offsets(place)
             for phrase in caption.phrases:
                 if phrase.chain not in photo.boxes:
                     continue
                 pieces = phrase_pieces(caption.characters(phrase), ranges)
                 if len(pieces):
                     boxes = photo.boxes[phrase.chain]
-                    place = image * PER_IMAGE + number
                     phrases.append(Phrase(image, place, pieces, boxes, phrase.types))
     return phrases
 
@@ -202,3 +217,52 @@ def proposal_recall(
         for box in truth
     ]
     return 100.0 * float(np.mean(found))
+
+
+def full_figures(model: MMCA, encoded: Encoded) -> dict[str, float]:
+    """Recall with every pair through the cross unit."""
+    images, captions = encoded.separable.shape
+    rows, columns = np.divmod(np.arange(images * captions), captions)
+    crossed = score_pairs(model, encoded, rows, columns).reshape(images, captions)
+    return recalls(encoded.separable + model.config.alpha * crossed)
+
+
+def human_correlation(
+    model: MMCA, encoded: Encoded, photos: Sequence[CaptionedPhoto], path: Path
+) -> dict[str, float]:
+    """Rank correlation (Kendall's tau-b, Spearman's rho) of S with human match scores.
+
+    ``path``: CSV with a header and the columns file, sentence, score; only photographs and
+    sentences of the split count.
+
+    Raises:
+        CrossfuseError: other columns, or fewer than three rows of the split.
+    """
+    from scipy.stats import kendalltau, spearmanr
+
+    images = {photo.file: row for row, photo in enumerate(photos)}
+    captions = {
+        caption.text: row * PER_IMAGE + number
+        for row, photo in enumerate(photos)
+        for number, caption in enumerate(photo.captions)
+    }
+    rows, columns, scores = [], [], []
+    with path.open(newline="", encoding="utf-8") as stream:
+        for line in csv.DictReader(stream):
+            try:
+                file, text, score = line["file"], line["sentence"], float(line["score"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise CrossfuseError(f"{path} needs file, sentence, score: {error!r}.") from error
+            if file in images and text in captions:
+                rows.append(images[file])
+                columns.append(captions[text])
+                scores.append(score)
+    if len(scores) < 3:
+        raise CrossfuseError(f"{path} has {len(scores)} rows of this split; at least 3 are needed.")
+    at = np.array(rows), np.array(columns)
+    similarity = encoded.separable[at] + model.config.alpha * score_pairs(model, encoded, *at)
+    return {
+        "pairs": float(len(scores)),
+        "kendall_tau": float(kendalltau(similarity, scores).statistic),
+        "spearman_rho": float(spearmanr(similarity, scores).statistic),
+    }

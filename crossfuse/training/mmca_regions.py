@@ -119,10 +119,11 @@ def train_proposer(
     batch: int = 32,
     rate: float = 2e-3,
     seed: int = 0,
+    start_from: RegionProposer | None = None,
     after_epoch: Callable[[RegionProposer, int], None] | None = None,
     log: Callable[[str], None] = print,
 ) -> RegionProposer:
-    """Train from scratch; half of the batches are mirrored (maps and boxes).
+    """Train from scratch or from a trained proposer; half of the batches are mirrored.
 
     Args:
         read_maps: rows -> stride -> (B, C, h, w).
@@ -130,7 +131,7 @@ def train_proposer(
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    model = RegionProposer(config).train()
+    model = (start_from or RegionProposer(config)).train()
     steps = epochs * (len(rows) // batch)
     optimiser = torch.optim.AdamW(model.parameters(), rate, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=0.1)

@@ -35,6 +35,7 @@ class PageEntry:
 PAGES: tuple[PageEntry, ...] = (
     PageEntry("home", "home"),
     PageEntry("primer", "school"),
+    PageEntry("mmca", "translate"),
     PageEntry("eeg", "neurology"),
     PageEntry("about", "info"),
 )

@@ -11,7 +11,7 @@ import torch
 from crossfuse.attention import Want
 from crossfuse.errors import CrossfuseError
 from crossfuse.models.mmca import MMCA, MMCAConfig, SentenceStates
-from crossfuse.training.mmca import (
+from crossfuse.training.mmca_trainer import (
     Recipe,
     contrast,
     hard_negatives,

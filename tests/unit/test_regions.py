@@ -85,7 +85,7 @@ def test_selection_spreads_and_drops_duplicates() -> None:
     boxes = torch.tensor([[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.49], [0.5, 0.5, 1, 1], [0, 0, 0.001, 1]])
     chosen = select_boxes(boxes, torch.tensor([0.9, 0.8, 0.3, 0.95]), 36, 0.65)
     assert torch.equal(chosen, boxes[[0, 2]])
-    assert len(select_boxes(boxes, torch.zeros(4), 36, 0.65)) == 0
+    assert len(select_boxes(boxes[3:], torch.ones(1), 36, 0.65)) == 0
 
 
 def example_maps(batch: int = 2) -> dict[int, torch.Tensor]:

@@ -215,13 +215,18 @@ export class State {
   /** The picture of every geometry panel and of every map panel, on one shared scale. */
   compose(panels, dark) {
     const links = panels.map((panel) => (panel.draws === "map" ? null : this.link(panel)));
-    const shared = links.filter((link) => link?.weights);
+    // A panel may keep a colour scale of its own, where its numbers are of another kind.
+    const apart = panels.map((panel, i) => Boolean(panel.options?.own_scale && links[i]?.weights));
+    const shared = links.filter((link, i) => link?.weights && !apart[i]);
     const maps = panels.filter((p) => p.draws === "map").map((p) => this.mapOf(p)).filter(Boolean);
-    const scale = this.scaleOf(shared, maps, dark, panels, links);
+    const scale = this.scaleOf(shared, maps, dark, panels, links.map((l, i) => (apart[i] ? null : l)));
     this.scale = scale;
     this.links = shared;
-    return panels.map((panel, i) => (panel.draws === "map"
-      ? this.mapPicture(panel, scale) : this.picture(panel, links[i], scale)));
+    return panels.map((panel, i) => {
+      if (panel.draws === "map") return this.mapPicture(panel, scale);
+      const own = apart[i] ? this.scaleOf([links[i]], [], dark, [panel], [links[i]]) : scale;
+      return this.picture(panel, links[i], own);
+    });
   }
 
   scaleOf(links, maps, dark, panels, slots) {

@@ -1,0 +1,1 @@
+"""The MMCA page, a section a file."""
