@@ -13,7 +13,7 @@ from crossfuse.ui.model_card import show_card
 from crossfuse.ui.shell import page_header
 from crossfuse.ui.text import t
 
-PACKAGES = ("torch", "streamlit", "plotly", "numpy", "mne", "open3d-cpu", "transformers")
+PACKAGES = ("torch", "streamlit", "plotly", "numpy", "mne", "open3d-cpu")
 
 
 def installed(package: str) -> str:

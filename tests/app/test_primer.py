@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from PIL import Image
 from streamlit.testing.v1 import AppTest
 from test_pages import open_page
 
@@ -116,3 +119,31 @@ def test_cost_is_measured_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not app.exception
     assert app.get("plotly_chart")
     assert any("6 × 6" in element.value for element in app.markdown)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "sentence"),
+    [
+        ("../../<script>x</script>.png", b"", "empty"),
+        ("photo.jpg", b"%PDF-1.7 nothing", "PDF"),
+        ("photo.png", b"\x89PNG\r\n\x1a\n\x00\x00", "picture"),
+    ],
+)
+def test_bad_photographs_are_told_in_a_sentence_and_the_page_goes_on(
+    name: str, data: bytes, sentence: str
+) -> None:
+    app = chapter("photos", photo_a="upload")
+    assert not app.exception
+    app.file_uploader[0].upload(name, data, "image/png").run()
+    assert not app.exception
+    assert any(sentence in element.value for element in app.text), [e.value for e in app.text]
+    assert app.get("bidi_component")  # the last good picture stays
+
+
+def test_a_photograph_of_ones_own() -> None:
+    buffer = io.BytesIO()
+    Image.effect_noise((90, 60), 80).convert("RGB").save(buffer, "PNG")
+    app = chapter("photos", photo_b="upload")
+    app.file_uploader[0].upload("my photo.png", buffer.getvalue(), "image/png").run()
+    assert not app.exception
+    assert len(app.metric) == 3

@@ -94,13 +94,14 @@ def _show(rows: list[cost.Cost]) -> None:
             alt=t(f"primer.{title}"),
         )
     last = rows[-1]
+    difference = max(row.largest_difference for row in rows)
     st.markdown(
         t(
             "primer.cost_verdict",
             side=last.side,
             time=f"{last.naive_seconds / last.rows_seconds:.1f}",
             memory=f"{last.naive_bytes / last.rows_bytes:.0f}",
-            error=f"{max(row.largest_difference for row in rows):.0e}",
+            error=f"{difference:.0e}" if difference else "0",
         )
     )
     st.dataframe(
