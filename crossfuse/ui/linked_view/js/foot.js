@@ -202,7 +202,9 @@ export class Foot {
     for (const uniform of scale.uniform) {
       const at = scale.position(uniform);
       if (uniform <= scale.hi && uniform > 0) {
-        ticks.push({ at, text: `1/${Math.round(1 / uniform)}`, kind: "uniform" });
+        const edge = at < 0.08 ? " first" : at > 0.92 ? " last" : "";
+        const text = this.view.t("legend_uniform", { share: `1/${Math.round(1 / uniform)}` });
+        ticks.push({ at, text, kind: `uniform${edge}` });
       }
     }
     return ticks;

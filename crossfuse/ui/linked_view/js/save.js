@@ -115,7 +115,7 @@ function legend(view, y) {
   const ticks = foot.legendTicks().map((tick) => {
     const x = tick.at * width;
     const anchor = tick.at < 0.08 ? "start" : tick.at > 0.92 ? "end" : "middle";
-    const high = tick.kind === "uniform";
+    const high = tick.kind.startsWith("uniform");
     return `<line x1="${x}" x2="${x}" y1="${high ? -3 : 10}" y2="13" stroke="${xml(theme.text)}"/>`
       + text(x, high ? -6 : 25, tick.text, { size: 11, anchor, fill: theme.text });
   }).join("");
