@@ -67,14 +67,10 @@ export function canvasListbox(root, ctx, options) {
     next: options.next,
     get: () => current,
     on: {
-      move: (item) => { current = item; ctx.hover(item, "keys"); },
+      move: (item) => { current = item; ctx.hover(item); },
       pin: (item) => ctx.pin(item),
       escape: () => ctx.unpin(),
     },
-  });
-  box.addEventListener("focus", () => {
-    if (current === null && options.layout().count) current = 0;
-    if (box.matches(":focus-visible") && current !== null) ctx.hover(current, "keys");
   });
   box.addEventListener("blur", () => ctx.hover(null));
   return {

@@ -62,7 +62,11 @@ export function create(root, ctx) {
       chip.dataset.item = String(item);
       chip.onpointerenter = () => ctx.hover(item);
       chip.onclick = () => { focusOn(item); ctx.pin(item); };
-      chip.onfocus = () => { focusOn(item); ctx.hover(item); };
+      chip.onfocus = (event) => {
+        focusOn(item);
+        // Passing by with Tab changes nothing; moving within the words does.
+        if (list.contains(event.relatedTarget)) ctx.hover(item);
+      };
       chip.onblur = () => ctx.hover(null);
       list.append(chip);
       return chip;
