@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from crossfuse.data.images import read_image, sample_photo
-from crossfuse.geometry import Geometry, ImageGrid, Regions
+from crossfuse.geometry import Channels, Geometry, ImageGrid, Regions
 from crossfuse.trace import Trace, load
 from crossfuse.ui.linked_view import (
     ImageGridPanel,
@@ -23,6 +23,7 @@ from crossfuse.ui.linked_view import (
     WordsPanel,
     linked_view,
 )
+from crossfuse.ui.linked_view.panels import ScalpPanel
 
 HOME = Path(__file__).resolve().parents[2] / "assets" / "home"
 
@@ -54,6 +55,8 @@ def _panel(name: str, geometry: Geometry, image: np.ndarray | None) -> Panel:
         return RegionsPanel(name, image=image)
     if isinstance(geometry, ImageGrid):
         return ImageGridPanel(name, image=image)
+    if isinstance(geometry, Channels):
+        return ScalpPanel(name, positions=geometry.positions)
     return WordsPanel(name)
 
 

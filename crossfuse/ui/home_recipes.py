@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from crossfuse.engine import Context, Request
-from crossfuse.geometry import ImageGrid
+from crossfuse.geometry import ImageGrid, Joined
 from crossfuse.trace import Trace
 from crossfuse.ui.home_examples import HOME
 
@@ -34,7 +34,47 @@ def photographs() -> Trace:
     return replace(trace, maps=trace.maps[:1], meta=meta)  # read backwards, one way says both
 
 
-RECIPES: dict[str, Callable[[], Trace]] = {"photographs": photographs}
+def mmca() -> Trace:
+    """Where each word of a sentence lands on the photograph, heads averaged."""
+    from crossfuse.data.sample_sentences import SENTENCES
+    from crossfuse.pipelines import mmca as pipeline
+    from crossfuse.ui.mmca.inputs import FIRST, sample_bytes
+
+    inputs = {"photo": sample_bytes(FIRST), "text": SENTENCES[FIRST][0]}
+    trace = pipeline.run(Request("mmca", inputs), Context()).trace
+    assert trace is not None
+    painted = next(entry for entry in trace if entry.stage == "painted")
+    tokens, photo = trace.geometries[painted.query], trace.geometries[painted.key]
+    assert isinstance(tokens, Joined)
+    words = tokens.parts[tokens.part_names.index("words")]
+    mean = painted.weights[:, tokens.span("words")].astype(np.float32).mean(axis=0, keepdims=True)
+    entry = replace(
+        painted, query="words", key="photo", weights=mean.astype(np.float16), rows=None,
+        heads=("mean",),
+    )  # fmt: skip
+    longest = max(range(len(words)), key=lambda index: len(words.labels[index]))
+    meta = {"first": ["words", longest], "photos": {"photo": FIRST}}
+    return Trace("mmca", {"words": words, "photo": photo}, (entry,), meta)
+
+
+def eeg() -> Trace:
+    """Which sensor asks which, differential entropy asking band power, one window."""
+    from crossfuse.pipelines import mca_eeg
+
+    trace = mca_eeg.run(Request("mca_eeg", {"sample": "simulated"}), Context()).trace
+    assert trace is not None
+    entry = trace.select(stage="fusion")[0]
+    mean = entry.weights.astype(np.float32).mean(axis=0, keepdims=True)
+    entry = replace(entry, weights=mean, heads=("mean",))
+    channels = trace.geometries["channels"]
+    return Trace("mca_eeg", {"channels": channels}, (entry,), {"first": ["channels", 0]})
+
+
+RECIPES: dict[str, Callable[[], Trace]] = {
+    "photographs": photographs,
+    "mmca": mmca,
+    "eeg": eeg,
+}
 
 
 def main(names: list[str]) -> None:
