@@ -65,6 +65,9 @@ def test_hover_lights_the_other_side_without_the_server(start_app, page):
     expect(jumps).to_have_class("chip painted source")
     assert pixel(canvas, 0.75, 0.2) != old
     assert runs(page) == before
+    # One that looks most at its own kind: the best of the other kind is told too.
+    word(view, "over").hover()
+    expect(says(view)).to_contain_text("Strongest in “Photograph”: ")
     # Names stay text.
     expect(word(view, "<b>fallen</b>")).to_be_visible()
     assert view.locator("b", has_text="fallen").count() == 0

@@ -122,7 +122,29 @@ export class Foot {
       const line = this.valueLine(links, asked, name);
       if (line) return [line];
     }
-    return links.slice(0, 3).map((link) => this.summary(link, name, links.length > 1));
+    const lines = links.slice(0, 3).map((link) => this.summary(link, name, links.length > 1));
+    if (links.length === 1) lines.push(...this.acrossParts(links[0]));
+    return lines;
+  }
+
+  /** In a joined sequence an item often looks most at its own kind: the best of the other parts. */
+  acrossParts(link) {
+    const { state, panels } = this.view;
+    const { other, best } = state.facts(link);
+    const parts = state.geometries[other].parts;
+    if (!parts || best === undefined || state.source.geometry !== other) return [];
+    const partOf = (item) => parts.findLast((part) => part.offset <= item).name;
+    const own = partOf(state.source.item);
+    if (partOf(best) !== own) return [];
+    const shown = panels.filter((p) => p.partial && p.part !== own && p.picture?.top.length
+      && p.geometry === other && p.picture.map === link.map);
+    return shown.map((panel) => {
+      const item = panel.picture.top[0] + panel.offset;
+      return this.sentence("readout_part", {
+        panel: panel.title || panel.part, target: state.label(other, item),
+        weight: formatWeight(link.weights[item]), times: formatTimes(link.weights[item] * link.map.columns),
+      });
+    });
   }
 
   /** The weight between the shown item and the one under the pointer. */
