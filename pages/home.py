@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import streamlit as st
 
-from crossfuse.ui.home_examples import has_example, show_example
 from crossfuse.ui.navigation import PAGES, PageEntry
 from crossfuse.ui.shell import page_header
 from crossfuse.ui.text import t
+
+
+def live(name: str, height: int) -> None:
+    # Imported when the words before it are on their way, because it needs NumPy.
+    from crossfuse.ui.home_examples import has_example, show_example
+
+    if has_example(name):
+        show_example(name, height=height)
 
 
 def card(entry: PageEntry) -> None:
@@ -18,8 +25,7 @@ def card(entry: PageEntry) -> None:
             icon=f":material/{entry.icon}:",
         )
         st.markdown(t(f"{entry.name}.idea"))
-        if has_example(entry.name):
-            show_example(entry.name, height=210)
+        live(entry.name, height=210)
 
 
 left, right = st.columns([3, 5], gap="large", vertical_alignment="center")
@@ -28,7 +34,7 @@ with left:
     st.markdown(t("home.gesture"))
     st.page_link("pages/primer.py", label=t("home.start"), icon=":material/arrow_forward:")
 with right:
-    show_example("photographs", height=360)
+    live("photographs", height=360)
 
 st.space("medium")
 shown = [entry for entry in PAGES if entry.name not in ("home", "primer", "about")]

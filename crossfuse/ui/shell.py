@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import logging
+import sys
 import unicodedata
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ LOG = logging.getLogger("crossfuse.ui")
 # Markdown in ASCII: for other letters Streamlit loads its catalogue of emojis, which the first
 # visitor would wait for. The second is 中文.
 LANGUAGE_LABELS = {"en": "EN", "zh": "&#20013;&#25991;"}
+LOGO_LAST = "_logo_last"
 FRAMED = "_framed"  # set once the entry script has run in this session
 
 
@@ -39,11 +41,19 @@ FRAMED = "_framed"  # set once the entry script has run in this session
 def style() -> None:
     """Page settings, logo and the few rules of style that the theme cannot say."""
     st.session_state[FRAMED] = True
-    st.set_page_config(
-        page_title="crossfuse", page_icon=str(ASSETS / "logo_icon.svg"), layout="wide"
-    )
-    st.logo(str(ASSETS / "logo.svg"), size="large")
+    st.set_page_config(page_title="crossfuse", layout="wide")
     st.html(ASSETS / "styles" / "app.css")
+    # Streamlit imports NumPy to show a picture. Where that is still to be done, the words of the
+    # page come first and the logo last.
+    st.session_state[LOGO_LAST] = "numpy" not in sys.modules
+    if not st.session_state[LOGO_LAST]:
+        logo()
+
+
+def logo() -> None:
+    """The logo in the header bar and in the tab of the browser."""
+    st.set_page_config(page_icon=str(ASSETS / "logo_icon.svg"))
+    st.logo(str(ASSETS / "logo.svg"), size="large")
 
 
 def top_bar() -> None:
@@ -123,6 +133,9 @@ def run_page(run: Callable[[], None]) -> None:
         with st.container(border=True, key="unexpected"):
             st.markdown(f":red[:material/error:] **{t('shell.unexpected')}**")
         raise
+    finally:
+        if st.session_state.get(LOGO_LAST):
+            logo()
 
 
 def notes(sentences: Sequence[str]) -> None:
