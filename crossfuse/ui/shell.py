@@ -10,7 +10,7 @@ import sys
 import unicodedata
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -249,6 +249,8 @@ def run_job(request: Request, *, slot: str | None = None) -> Result | None:
     from crossfuse.engine import Cancelled, PipelineError
 
     place = slot or request.page or request.model
+    # Only a request of the same session and place may be replaced by this one.
+    request = replace(request, user=user_id(), page=request.page or place)
     held = asking(place)
     try:
         return held.answer(request, st.empty(), place)

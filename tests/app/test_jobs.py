@@ -59,7 +59,7 @@ def page() -> None:
     from crossfuse.ui.shell import run_job
 
     x = st.session_state.get("x", "one")
-    result = run_job(Request("m", {"x": x}, user="ann", page="p"))
+    result = run_job(Request("m", {"x": x}, page="p"))
     st.text("nothing" if result is None else str(result.outputs["x"]))
 
 
@@ -147,6 +147,17 @@ def test_a_rerun_waits_for_the_same_job(app: AppTest, pipeline: Pipeline) -> Non
     assert show(app, "slow") == "slow"
     assert job.result(WAIT).outputs["x"] == "slow"
     assert pipeline.ran == ["slow"]
+
+
+def test_sessions_do_not_replace_each_other(app: AppTest, pipeline: Pipeline) -> None:
+    asked: list[Request] = []
+    engine = jobs.get_engine()
+    submit = engine.submit
+    engine.submit = lambda request: asked.append(request) or submit(request)  # type: ignore[func-returns-value,method-assign]
+    other = AppTest.from_function(page, default_timeout=WAIT)
+    assert [show(app, "one"), show(other, "two"), show(app, "three")] == ["one", "two", "three"]
+    assert asked[0].user == asked[2].user != asked[1].user
+    assert {request.page for request in asked} == {"p"}
 
 
 def test_stages_have_words_in_both_languages() -> None:
