@@ -2,7 +2,7 @@
 
 import { readTheme } from "./colours.js";
 import { contextOf } from "./context.js";
-import { State } from "./state.js";
+import { State, isShare } from "./state.js";
 import { Bar } from "./bar.js";
 import { Foot } from "./foot.js";
 import { SaveMenu } from "./save.js";
@@ -254,14 +254,14 @@ export class View {
       if (picture.missing) { text = this.t("tag_missing"); kind = "missing"; }
       else if (picture.weights) {
         kind = picture.reading === "row" ? "key" : "query";
-        text = this.t(`tag_${kind}`);
-        if (panel.partial && picture.reading === "row") {
+        text = isShare(picture.map) ? this.t(`tag_${kind}`) : this.t("tag_plain");
+        if (panel.partial && picture.reading === "row" && isShare(picture.map)) {
           text = this.t("tag_part", { role: text, percent: (100 * picture.total).toFixed(1) });
         }
       } else if (picture.source !== null) {
         const link = this.state.links[0];
         kind = link?.reading === "column" ? "key" : "query";
-        text = this.t(`tag_${kind}`);
+        text = !link || isShare(link.map) ? this.t(`tag_${kind}`) : this.t("tag_chosen");
       }
       panel.element.classList.toggle("idle", !picture.weights && picture.source === null);
     }
