@@ -178,3 +178,18 @@ def test_saturation_of_known_maps() -> None:
     assert saturation(torch.eye(4)) == (1.0, pytest.approx(0, abs=1e-6))
     top, entropy = saturation(torch.full((2, 4, 4), 0.25))
     assert (top, entropy) == (0.25, pytest.approx(1.0))
+
+
+def test_windows_filtered_on_their_own() -> None:
+    """The quadratic form equals filtering each window from rest (what TorchEEG's transforms do)."""
+    x = noise(2, 6)
+    recipe = ef.FeatureRecipe(filtering="window")
+    found = ef.differential_entropy(x, RATE, recipe)
+    for step in (0, 9):
+        window = x[:, 32 * step : 32 * step + 256].numpy()
+        for b, band in enumerate(recipe.de_bands):
+            taps = scipy.signal.butter(5, (band.low, band.high), "bandpass", fs=RATE)
+            true = 0.5 * np.log10(
+                2 * np.pi * np.e * scipy.signal.lfilter(*taps, window, axis=1).var(axis=1)
+            )
+            np.testing.assert_allclose(found[:, b, step], true, atol=1e-4)
