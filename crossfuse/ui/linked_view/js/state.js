@@ -275,7 +275,8 @@ export class State {
     let total = 0;
     let max = 0;
     for (const w of weights) if (Number.isFinite(w)) { total += w; max = Math.max(max, Math.abs(w)); }
-    if (this.settings.conditional && panel.partial && link.reading === "row" && total > 0) {
+    const alone = this.settings.conditional && panel.partial && isShare(link.map);
+    if (alone && link.reading === "row" && total > 0) {
       weights = weights.map((w) => w / total);
       max /= total;
     }
