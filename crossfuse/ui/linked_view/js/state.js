@@ -348,7 +348,10 @@ export class State {
     const g = this.geometries[name];
     if (!g.parts) return labelOf(g, item, this.t);
     const part = g.parts.findLast((p) => p.offset <= item);
-    return labelOf(part, item - part.offset, this.t);
+    const label = labelOf(part, item - part.offset, this.t);
+    // Cells of several photographs: "row 1, column 2" alone would not say of which.
+    const many = part.kind === "image_grid" && g.parts.filter((p) => p.kind === part.kind).length > 1;
+    return many ? `${part.name}, ${label}` : label;
   }
 
   /** Facts of one painted vector for the read-out. */

@@ -4,6 +4,8 @@ from crossfuse.ui.linked_view.panels.base import Panel, encode_photo
 from crossfuse.ui.linked_view.panels.image_grid import ImageGridPanel
 from crossfuse.ui.linked_view.panels.matrix import MatrixPanel
 from crossfuse.ui.linked_view.panels.overview import OverviewPanel
+from crossfuse.ui.linked_view.panels.photos import PhotosPanel
+from crossfuse.ui.linked_view.panels.points import PointsPanel
 from crossfuse.ui.linked_view.panels.regions import RegionsPanel
 from crossfuse.ui.linked_view.panels.scalp import ScalpPanel
 from crossfuse.ui.linked_view.panels.time_frequency import TimeFrequencyPanel
@@ -14,6 +16,8 @@ __all__ = [
     "MatrixPanel",
     "OverviewPanel",
     "Panel",
+    "PhotosPanel",
+    "PointsPanel",
     "RegionsPanel",
     "ScalpPanel",
     "TimeFrequencyPanel",

@@ -1,0 +1,255 @@
+// A point cloud that can be turned: points take the colour of their segment's weight.
+
+import { Cloud, OrbitCamera } from "../js/cloud.js";
+import { parseColour } from "../js/colours.js";
+import { el } from "../js/dom.js";
+import { canvasListbox } from "../js/keys.js";
+import { canvasImage } from "../js/svg.js";
+
+const MODES = ["attention", "photo", "class", "confidence", "error"];
+
+export function create(root, ctx) {
+  const tools = el("div", "segments point-tools");
+  tools.setAttribute("role", "radiogroup");
+  const cut = el("input", "point-cut");
+  Object.assign(cut, { type: "range", min: "0.05", max: "1", step: "0.01" });
+  const canvas = el("canvas");
+  canvas.style.touchAction = "none";
+  const hint = el("p", "caption point-hint");
+  const gl = canvas.getContext("webgl2", { antialias: false, preserveDrawingBuffer: true });
+  const camera = new OrbitCamera();
+  const cloud = gl ? new Cloud(gl) : null;
+  let data = null;
+  let mode = "attention";
+  let last = null;
+  let frame = 0;
+  let moving = false;
+  let placed = false;
+
+  root.append(el("div", "point-bar", tools, cut));
+  const list = canvasListbox(root, ctx, { layout: () => ({ count: data?.count ?? 0, columns: 1 }) });
+  list.element.append(canvas);
+  root.append(hint);
+
+  // --- colours -------------------------------------------------------------------------------
+
+  function chosenMode() {
+    if (mode === "attention" && !last?.weights && last?.source === null) return "photo";
+    return mode;
+  }
+
+  /** RGBA of every segment in the present mode. */
+  function entries(picture) {
+    const out = new Uint8Array(4 * data.count);
+    const { predicted, confidence, palette } = data.arrays;
+    const shown = chosenMode();
+    for (let i = 0; i < data.count; i++) {
+      let rgb = null;
+      let alpha = 0;
+      if (shown === "attention" && picture.weights) {
+        const w = picture.weights[i];
+        if (w === w) { rgb = picture.scale.rgb(w); alpha = 0.25 + 0.75 * Math.sqrt(picture.scale.strength(w)); }
+      } else if (shown === "class" && predicted) {
+        rgb = palette.subarray(3 * predicted[i], 3 * predicted[i] + 3);
+        alpha = 0.85;
+      } else if (shown === "confidence" && confidence) {
+        const v = Math.round(40 + 215 * confidence[i]);
+        rgb = [255 - v, v, 128];
+        alpha = 0.85;
+      }
+      if (i === picture.source) { rgb = parseColour(ctx.theme.primary); alpha = 1; }
+      else if (i === picture.marked) { rgb = [255, 255, 255]; alpha = 0.8; }
+      if (rgb) { out.set(rgb, 4 * i); out[4 * i + 3] = Math.round(255 * alpha); }
+    }
+    return out;
+  }
+
+  /** Points coloured by whether their label was found: green, red, grey where there is none. */
+  function errors() {
+    const { labels, predicted, segment, colour } = data.arrays;
+    const out = new Uint8Array(colour.length);
+    for (let i = 0; i < segment.length; i++) {
+      const rgb = labels[i] === 255 ? [150, 150, 150]
+        : labels[i] === predicted[segment[i]] ? [64, 160, 110] : [214, 68, 68];
+      out.set(rgb, 4 * i);
+      out[4 * i + 3] = 255;
+    }
+    return out;
+  }
+
+  // --- drawing -------------------------------------------------------------------------------
+
+  function fit() {
+    const ratio = canvas.ratio ?? Math.min(window.devicePixelRatio || 1, 2);
+    const width = ctx.width();
+    const height = Math.min(ctx.height(), Math.max(240, Math.round(width * 0.72)));
+    const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
+    if (canvas.width !== w || canvas.height !== h) { canvas.width = w; canvas.height = h; }
+    canvas.style.width = `${width}px`;
+    canvas.style.height = `${height}px`;
+  }
+
+  /** Draw from the start, as many points a frame as the card manages in time. */
+  function redraw() {
+    if (!cloud || !data) return;
+    cancelAnimationFrame(frame);
+    let from = 0;
+    let before = 0;
+    const step = (now) => {
+      if (before && now - before > 45) cloud.budget = Math.max(20_000, cloud.budget * 0.6);
+      else if (before && now - before < 22) cloud.budget = Math.min(2_000_000, cloud.budget * 1.4);
+      before = now;
+      const to = Math.min(cloud.count, from + Math.round(cloud.budget));
+      cloud.draw(camera, parseColour(ctx.theme.background), from, to);
+      from = to;
+      canvas.dataset.drawn = String(to);
+      if (from < cloud.count && !moving) frame = requestAnimationFrame(step);
+    };
+    frame = requestAnimationFrame(step);
+  }
+
+  /** Everything at once: for saved pictures. */
+  function drawWhole() {
+    fit();
+    cancelAnimationFrame(frame);
+    cloud?.draw(camera, parseColour(ctx.theme.background), 0, cloud.count);
+    frame = 0;
+    if (canvas.ratio === undefined) redraw();
+  }
+
+  // --- gestures ------------------------------------------------------------------------------
+
+  const touches = new Map();
+  let pressed = null;
+  let asked = 0;
+
+  function itemAt(event) {
+    const box = canvas.getBoundingClientRect();
+    const ratio = canvas.width / box.width;
+    return cloud?.pick(camera, (event.clientX - box.left) * ratio, (event.clientY - box.top) * ratio) ?? null;
+  }
+
+  canvas.addEventListener("contextmenu", (event) => event.preventDefault());
+  canvas.addEventListener("pointerdown", (event) => {
+    canvas.setPointerCapture(event.pointerId);
+    touches.set(event.pointerId, [event.clientX, event.clientY]);
+    pressed = { x: event.clientX, y: event.clientY, far: false, pan: event.button === 2 || event.shiftKey };
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (!touches.has(event.pointerId)) {
+      if (asked || event.pointerType === "touch") return;
+      asked = requestAnimationFrame(() => { asked = 0; ctx.hover(itemAt(event)); });
+      return;
+    }
+    const [x, y] = touches.get(event.pointerId);
+    const [dx, dy] = [event.clientX - x, event.clientY - y];
+    if (Math.hypot(event.clientX - pressed.x, event.clientY - pressed.y) > 4) pressed.far = true;
+    if (!pressed.far) return;
+    moving = true;
+    if (touches.size === 2) {
+      const other = [...touches].find(([id]) => id !== event.pointerId)[1];
+      const before = Math.hypot(x - other[0], y - other[1]);
+      const after = Math.hypot(event.clientX - other[0], event.clientY - other[1]);
+      camera.zoom(before / Math.max(after, 1));
+      camera.pan(dx / (2 * canvas.clientHeight), dy / (2 * canvas.clientHeight));
+    } else if (pressed.pan) camera.pan(dx / canvas.clientHeight, dy / canvas.clientHeight);
+    else camera.turn(dx * 0.008, dy * 0.008);
+    touches.set(event.pointerId, [event.clientX, event.clientY]);
+    redraw();
+  });
+  const release = (event) => {
+    if (!touches.delete(event.pointerId)) return;
+    moving = false;
+    if (event.type === "pointerup" && pressed && !pressed.far) {
+      const item = itemAt(event);
+      if (item !== null) ctx.pin(item);
+    }
+    redraw();
+  };
+  canvas.addEventListener("pointerup", release);
+  canvas.addEventListener("pointercancel", release);
+  canvas.addEventListener("pointerleave", () => { if (!touches.size) ctx.hover(null); });
+  canvas.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    camera.zoom(Math.exp(event.deltaY * 0.0012));
+    redraw();
+  }, { passive: false });
+  list.element.addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
+    const steps = {
+      a: () => camera.turn(-0.12, 0), d: () => camera.turn(0.12, 0),
+      w: () => camera.turn(0, 0.1), s: () => camera.turn(0, -0.1),
+      A: () => camera.pan(0.06, 0), D: () => camera.pan(-0.06, 0),
+      W: () => camera.pan(0, 0.06), S: () => camera.pan(0, -0.06),
+      "+": () => camera.zoom(0.88), "=": () => camera.zoom(0.88), "-": () => camera.zoom(1.14),
+      0: () => camera.home(data.options.extent),
+    };
+    if (!steps[event.key]) return;
+    steps[event.key]();
+    event.preventDefault();
+    redraw();
+  });
+  cut.oninput = () => { cloud.cut = Number(cut.value); redraw(); };
+
+  function buildTools() {
+    const offered = MODES.filter((m) => (m !== "error" || data.options.labelled)
+      && (m !== "class" && m !== "confidence" || data.arrays.predicted));
+    tools.replaceChildren(...offered.map((name) => {
+      const button = el("button", "", ctx.t(`points_${name}`));
+      button.type = "button";
+      button.setAttribute("role", "radio");
+      button.setAttribute("aria-checked", String(name === mode));
+      button.dataset.mode = name;
+      button.onclick = () => { mode = name; buildTools(); recolour(); };
+      return button;
+    }));
+    tools.setAttribute("aria-label", ctx.t("points_colour"));
+    cut.title = ctx.t("points_cut");
+    cut.setAttribute("aria-label", ctx.t("points_cut"));
+  }
+
+  function recolour() {
+    if (!cloud || !last) return;
+    const shown = chosenMode();
+    cloud.paintPoints(shown === "error" ? errors() : null);
+    cloud.grey = shown === "attention" && last.weights ? 0.75 : 0;
+    cloud.paintSegments(entries(last));
+    redraw();
+  }
+
+  return {
+    update(next) {
+      const fresh = !data || next.arrays.place !== data.arrays.place;
+      data = next;
+      if (!cloud) { hint.textContent = ctx.t("points_no_webgl"); return; }
+      if (fresh) {
+        cloud.load({ ...data.arrays, extent: data.options.extent });
+        if (!placed) {
+          camera.home(data.options.extent);
+          mode = data.options.colour;
+          cut.value = String(data.options.cut);
+          cloud.cut = data.options.cut;
+          placed = true;
+        }
+      }
+      hint.textContent = ctx.t("points_hint", { count: data.options.count.toLocaleString() });
+      list.element.setAttribute("aria-label", data.title || ctx.t("panel_points"));
+      buildTools();
+    },
+    paint(picture) {
+      last = picture;
+      if (!cloud) return;
+      if (!canvas.width || canvas.clientWidth !== ctx.width()) fit();
+      recolour();
+      list.say(picture.source ?? picture.marked, picture.pinned);
+    },
+    resize() { fit(); redraw(); },
+    svg: () => canvasImage(canvas, drawWhole),
+    dispose() {
+      cancelAnimationFrame(frame);
+      cancelAnimationFrame(asked);
+      list.dispose();
+      cloud?.dispose();
+    },
+  };
+}
