@@ -41,7 +41,10 @@ SHAPE_FEATURES = VOXEL_FEATURES + 6
 class MITConfig:
     """``view_features``: width of the frozen image features. ``first_query``: who asks first
     ("3d" as in the paper's text, "2d" as in the published code). ``interlaced=False``: the 3-D
-    stream asks in every block and the photographs never learn from it (for comparison)."""
+    stream asks in every block and the photographs never learn from it (for comparison).
+    ``everywhere``: classes that every scan of the training set has. Tags cannot tell what they look
+    like, so that their CAM logits are fixed at 0: a supervoxel is theirs when nothing else speaks
+    louder."""
 
     classes: tuple[str, ...]
     backbone: SparseUNetConfig = field(
@@ -62,6 +65,7 @@ class MITConfig:
     patches: bool = True
     shape: bool = True
     decoded_cam: bool = True
+    everywhere: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.backbone, dict):  # from a card's JSON
@@ -241,7 +245,11 @@ class MIT(nn.Module):
         self.decoder = nn.ModuleList(DecoderBlock(config, config.drop_path) for _ in range(deep))
         self.cam_3d, self.cam_2d = nn.Linear(width, classes), nn.Linear(width, classes)
         if config.decoded_cam:
-            self.cam_decoded = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, classes))
+            # Added to the plain CAM; starts as nothing.
+            last = nn.Linear(width, classes)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.cam_decoded = nn.Sequential(nn.LayerNorm(width), last)
 
     @staticmethod
     def example_inputs(config: MITConfig, batch: int, seed: int) -> dict[str, Tensor]:
@@ -348,7 +356,7 @@ class MIT(nn.Module):
         tokens_3d = self.segment_tokens(segments, places, segment_mask)
         tokens_2d, mask_2d = self._view_tokens(view_features, view_mask, patch_features)
         views = view_features.shape[1]
-        cam_3d, cam_2d = self.cam_3d(tokens_3d), self.cam_2d(tokens_2d[:, :views])
+        cam_3d, cam_2d = self.plain_cam(tokens_3d), self.cam_2d(tokens_2d[:, :views])
         maps: list[LayerMap] = []
         a, mask_a = self._encode("3d", self.encoder_3d, tokens_3d, segment_mask, maps, want)
         b, mask_b = self._encode("2d", self.encoder_2d, tokens_2d, mask_2d, maps, want)
@@ -367,7 +375,9 @@ class MIT(nn.Module):
             scores.append(score)
             _keep(maps, "decoder_self", index, names[0], names[0], own, want)
             _keep(maps, "decoder", index, names[0], names[1], cross, want)
-        decoded = self.cam_decoded(a[:, k:]) if self.config.decoded_cam else None
+        decoded = None
+        if self.config.decoded_cam:
+            decoded = self._referred(cam_3d + self.cam_decoded(a[:, k:]))
         return MITOutput(
             class_3d,
             class_2d,
@@ -387,6 +397,17 @@ class MIT(nn.Module):
         """T3 (B, M, D) of pooled features; zeros where a supervoxel is missing."""
         where = places if self.config.shape else places[..., :3]
         return (self.lift(segments) + self.place(where)) * segment_mask[..., None]
+
+    def plain_cam(self, tokens_3d: Tensor) -> Tensor:
+        """Class logits (B, M, K) of tokens before the transformer."""
+        return self._referred(self.cam_3d(tokens_3d))
+
+    def _referred(self, logits: Tensor) -> Tensor:
+        if not self.config.everywhere:
+            return logits
+        fixed = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+        fixed[list(self.config.everywhere)] = True
+        return logits.masked_fill(fixed, 0.0)
 
     def _view_tokens(
         self, view_features: Tensor, view_mask: Tensor, patch_features: Tensor | None

@@ -8,7 +8,7 @@ fully supervised upper bound, and are named so.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from crossfuse.data.point_scene import VOXEL, prepare
 from crossfuse.data.rooms import CLASSES
+from crossfuse.encoders.views import view_features
 from crossfuse.errors import CrossfuseError
 
-PATCH_GRID = (3, 4)  # rows and columns of patch tokens in a photograph
-PHOTO_SIDE = 224  # longest side given to the image encoder
 CACHE_VERSION = 1
 
 
@@ -44,17 +42,6 @@ class Scan:
     tags: np.ndarray
     histogram: np.ndarray
     whole: bool
-
-
-def view_features(encoder: Any, photos: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(V, F) mean feature of each photograph and (V, P, F) its patch grid, row by row, float32."""
-    encoded = encoder.encode(photos, (32,), PHOTO_SIDE)
-    maps = [entry[32].values for entry in encoded]
-    views = torch.stack([m.mean((1, 2)) for m in maps])
-    patches = torch.stack(
-        [F.adaptive_avg_pool2d(m[None], PATCH_GRID)[0].flatten(1).T for m in maps]
-    )
-    return views.numpy(), patches.numpy()
 
 
 def cache_room(folder: Path, encoder: Any) -> Path:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crossfuse.models.mit import MITOutput
+from crossfuse.models.mit_answers import pooled
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -78,6 +79,22 @@ def candidate_loss(logits: Tensor, mask: Tensor, tags: Tensor, sharpen: float = 
         own = -(belief * logp).sum(-1)
         loss = loss + sharpen * (own * weight).sum() / total
     return loss
+
+
+def instance_loss(logits: Tensor, mask: Tensor, tags: Tensor, often: Tensor) -> Tensor:
+    """Multiple-instance loss: a tag is explained by the items that its class likes most.
+
+    Cross-entropy of the attention-pooled logits (B, K) to the tags, weighted so that scans with
+    and without a class count alike: a logit is then evidence for the class, not its frequency.
+
+    Args:
+        logits: (B, N, K) of supervoxels or photographs; mask: (B, N); tags: (B, K) bool.
+        often: (K,) share of scans that have each class; classes in all scans are left out.
+    """
+    wanted = tags.to(logits.dtype)
+    share = often.clamp(0.015, 0.985)
+    weight = torch.where(tags, 0.5 / share, 0.5 / (1 - share)) * (often < 1)
+    return F.binary_cross_entropy_with_logits(pooled(logits, mask), wanted, weight=weight)
 
 
 def supervised_loss(logits: Tensor, histogram: Tensor) -> Tensor:

@@ -9,29 +9,8 @@ import numpy as np
 import torch
 
 from crossfuse.models.mit import MIT, MITOutput
+from crossfuse.models.mit_answers import segment_logits, tag_probabilities, with_tags
 from crossfuse.training.mit_data import Scan, scan_inputs
-
-
-def tag_probabilities(out: MITOutput) -> torch.Tensor:
-    """(B, K): sigmoid of the mean of the class-token logits that the model has."""
-    if not out.class_scores:
-        return out.class_3d.sigmoid()
-    return ((out.class_3d + out.class_2d + 2 * out.class_fused) / 4).sigmoid()
-
-
-def segment_probabilities(
-    out: MITOutput, tags: torch.Tensor | None = None, plain: bool = False
-) -> torch.Tensor:
-    """(B, M, K) class probabilities of supervoxels.
-
-    ``tags`` (B, K) bool restricts them to given tags; without, the predicted tag probabilities
-    weigh them. ``plain`` takes the CAM before the transformer, as the published code does.
-    """
-    logits = out.cam_3d if plain or out.cam_decoded is None else out.cam_decoded
-    if tags is not None:
-        return logits.masked_fill(~tags[:, None], -1e4).softmax(-1)
-    weight = tag_probabilities(out).clamp(min=1e-4).log()
-    return (logits + weight[:, None]).softmax(-1)
 
 
 def confusion(histogram: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -67,11 +46,12 @@ def score(model: MIT, scans: Sequence[Scan]) -> dict[str, Any]:
     chance, truth = [], []
     for scan in scans:
         out: MITOutput = model(**scan_inputs(scan))
-        tags = torch.from_numpy(scan.tags)[None]
+        tags = torch.from_numpy(scan.tags)[None].float()
+        logits = segment_logits(out)
         answers = {
-            "predicted": segment_probabilities(out),
-            "given": segment_probabilities(out, tags),
-            "cam": segment_probabilities(out, tags, plain=True),
+            "predicted": with_tags(logits, tag_probabilities(out)),
+            "given": with_tags(logits, tags),
+            "cam": with_tags(out.cam_3d, tags),
         }
         for key, answer in answers.items():
             tables[key] += confusion(scan.histogram, answer[0].argmax(-1).numpy())

@@ -1,0 +1,134 @@
+"""Losses, scores and a training run of MIT on made-up scans."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from crossfuse.data.rooms import CLASSES
+from crossfuse.models.mit import MIT, MITConfig
+from crossfuse.models.mit_answers import pooled, with_tags
+from crossfuse.training import mit as recipe
+from crossfuse.training.mit_data import Scan, scan_inputs
+from crossfuse.training.mit_losses import (
+    candidate_loss,
+    instance_loss,
+    pair_loss,
+    paper_losses,
+    supervised_loss,
+)
+from crossfuse.training.mit_score import average_precision, confusion, iou, score
+
+
+def scan(seed: int) -> Scan:
+    """Two surfaces and a lump; the tags are floor, wall and one more class."""
+    rng = np.random.default_rng(seed)
+    places = rng.uniform(0, 1.5, (300, 3)).astype(np.float32)
+    segment = np.repeat([0, 1, 2], 100)
+    places[:100, 2] = 0
+    places[100:200, 1] = 0
+    tags = np.zeros(len(CLASSES), bool)
+    tags[[0, 1, 5 + seed % 2]] = True
+    histogram = np.zeros((3, len(CLASSES) + 1), np.int64)
+    histogram[[0, 1, 2], [1, 0, 5 + seed % 2]] = 100
+    features = rng.normal(0, 0.3, (300, 7)).astype(np.float32)
+    views = rng.normal(size=(5, 1280)).astype(np.float32)
+    patches = rng.normal(size=(5, 12, 1280)).astype(np.float32)
+    name = f"room_{seed:04d}"
+    return Scan(name, places, features, segment, views, patches, tags, histogram, True)
+
+
+def test_pair_loss_knows_equal_and_blind() -> None:
+    assert pair_loss((50 * torch.eye(20)[None],)).item() == pytest.approx(0, abs=1e-4)
+    assert pair_loss((torch.zeros(2, 20, 20),)).item() == pytest.approx(math.log(20), rel=1e-5)
+
+
+def test_tag_losses_prefer_what_fits_the_tags() -> None:
+    tags = torch.tensor([[True, True, False]])
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    fit = torch.tensor([[[9.0, -9, -9], [9, -9, -9], [-9, 9, -9], [-9, 9, -9]]])
+    wrong = torch.tensor([[[-9.0, -9, 9], [9, -9, -9], [-9, -9, 9], [9, -9, -9]]])
+    often = torch.tensor([0.5, 0.5, 0.5])
+    for loss in (
+        lambda logits: candidate_loss(logits, mask, tags, 0.5),
+        lambda logits: instance_loss(logits, mask, tags, often),
+    ):
+        assert loss(fit) < 0.1 < loss(wrong)
+    assert instance_loss(wrong, mask, tags, torch.ones(3)).item() == 0  # no contrast, no lesson
+
+
+def test_pooling_ignores_what_is_masked() -> None:
+    logits = torch.randn(2, 5, 3)
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
+    changed = torch.where(mask[..., None], logits, logits + 50)
+    torch.testing.assert_close(pooled(logits, mask), pooled(changed, mask))
+
+
+def test_labels_restricted_to_tags_and_unlabelled_left_out() -> None:
+    logits = torch.tensor([[[5.0, 1.0, 0.0]]])
+    assert with_tags(logits, torch.tensor([[0.0, 1.0, 1.0]])).argmax().item() == 1
+    unlabelled = supervised_loss(torch.randn(2, 3, requires_grad=True), torch.zeros(2, 3))
+    assert unlabelled.item() == 0
+
+
+def test_classes_in_every_scan_are_the_reference() -> None:
+    model = MIT(MITConfig.small(everywhere=(0,))).eval()
+    out = model(**MIT.example_inputs(model.config, 1, 0))
+    assert out.cam_3d[..., 0].abs().max() == 0
+    assert out.cam_decoded is not None
+    assert out.cam_decoded[..., 0].abs().max() == 0
+
+
+def test_scores_leave_unlabelled_points_and_absent_classes_out() -> None:
+    histogram = np.array([[8, 0, 0, 5], [0, 4, 0, 0]])  # the last column is unlabelled
+    table = confusion(histogram, np.array([0, 0]))
+    assert table.tolist() == [[8, 0, 0], [4, 0, 0], [0, 0, 0]]
+    values = iou(table)
+    assert values[:2].tolist() == pytest.approx([8 / 12, 0])
+    assert np.isnan(values[2])
+    assert average_precision(np.array([0.9, 0.8, 0.1]), np.array([True, False, True])) == (
+        pytest.approx((1 + 2 / 3) / 2)
+    )
+    assert np.isnan(average_precision(np.zeros(2), np.zeros(2, bool)))
+
+
+def test_augmentation_keeps_the_supervoxels_together() -> None:
+    one = scan(0)
+    inputs = scan_inputs(one, np.random.default_rng(1))
+    assert inputs["cells"].min() == 0
+    assert set(inputs["segment"].unique().tolist()) <= {0, 1, 2}
+    assert inputs["cells"].shape[:2] == inputs["voxel_mask"].shape
+    plain = scan_inputs(one)
+    assert plain["cells"].shape[1] == len(one.places)
+
+
+def test_paper_losses_are_finite_for_every_variant() -> None:
+    tags = torch.from_numpy(scan(0).tags)[None]
+    for changes in ({}, {"decoder_depth": 0}, {"first_query": "2d"}, {"interlaced": False}):
+        model = MIT(MITConfig.small(tuple(CLASSES), **changes)).train()
+        out = model(**scan_inputs(scan(0), np.random.default_rng(0)))
+        terms = paper_losses(out, tags)
+        assert all(torch.isfinite(term) for term in terms.values())
+        torch.stack(list(terms.values())).sum().backward()
+
+
+def test_training_runs_resumes_and_scores(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(recipe, "load_scans", lambda *_, **__: [scan(i) for i in range(4)])
+    parser = argparse.ArgumentParser()
+    recipe.add_train_arguments(parser)
+    line = (
+        f"--data {tmp_path} --out {tmp_path} --backbone-steps 1 --first-steps 3 --steps 2".split()
+    )
+    result = recipe.train(parser.parse_args(line))
+    assert 0 <= result["miou"] <= 100
+    again = recipe.train(parser.parse_args(line))  # everything is there: only scored
+    assert again["miou"] == result["miou"]
+    model = recipe.load_variant(tmp_path, "interlaced", 0)
+    assert score(model, [scan(9)])["scans"] == 1
+    with pytest.raises(ValueError, match="not there"):
+        recipe.load_variant(tmp_path, "only_3d", 0)
