@@ -77,6 +77,15 @@ MODELS: dict[str, ModelEntry] = {
             recipe="crossfuse.training.mmca",
             weights=("mmca",),
         ),
+        ModelEntry(
+            name="mit",
+            title="Point clouds and photographs: 2D-3D interlaced transformer",
+            paper="Yang et al., ICCV 2023, arXiv 2310.12817",
+            module="crossfuse.models.mit:MIT",
+            pipeline="crossfuse.pipelines.mit",
+            recipe="crossfuse.training.mit",
+            weights=("mit",),
+        ),
     )
 }
 

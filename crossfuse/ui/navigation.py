@@ -37,6 +37,7 @@ PAGES: tuple[PageEntry, ...] = (
     PageEntry("primer", "school"),
     PageEntry("mmca", "translate"),
     PageEntry("eeg", "neurology"),
+    PageEntry("mit", "view_in_ar"),
     PageEntry("about", "info"),
 )
 

@@ -155,11 +155,15 @@ def settle(cloud: PointCloud, *, unit: str = "auto", up: str = "auto") -> PointC
     if up != "auto" and up not in AXES:
         raise CrossfuseError(f"The up axis {up!r} is not one of auto, {', '.join(AXES)}.")
     if unit == "auto":
-        unit = cloud.unit if cloud.unit != "auto" else guess_unit(cloud.positions)
-        said.append(f"Unit taken to be {unit}.")
+        unit = cloud.unit
+        if unit == "auto":
+            unit = guess_unit(cloud.positions)
+            said.append(f"Unit taken to be {unit}.")
     if up == "auto":
-        up = cloud.up if cloud.up != "auto" else guess_up(cloud.positions)
-        said.append(f"Up taken to be {up}.")
+        up = cloud.up
+        if up == "auto":
+            up = guess_up(cloud.positions)
+            said.append(f"Up taken to be {up}.")
     turned = cloud.positions @ AXES[up].T.astype(np.float32) * np.float32(UNITS[unit])
     return replace(cloud, positions=turned, unit="metres", up="z", notes=tuple(said))
 

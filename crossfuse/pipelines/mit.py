@@ -1,0 +1,332 @@
+"""A point cloud and photographs in; labelled supervoxels and the trace of the transformer out.
+
+Request inputs
+    ``cloud``: a file's content (bytes) with ``cloud_name``, or the name of a sample room (str);
+    or ``positions`` (N, 3), ``colours`` (N, 3) in 0..1, ``labels`` (N,) of a cloud that is already
+    in metres with z up. ``photos``: files' contents (tuple of bytes), ``photo_names``. Without
+    photographs, pictures are drawn from the cloud and said to be.
+Request options
+    ``unit``, ``up``: "auto" or a choice of :func:`crossfuse.data.point_clouds.settle`; ``tags``:
+    names of the classes that are there (none = the model's own guess); ``most_shown``: points
+    sent on for display.
+Result
+    outputs ``positions`` (N, 3) float32 m, ``colours`` (N, 3) uint8, ``segment`` (N,) uint16 and
+    ``labels`` (N,) int16 (where the input has them), in one random order so that every prefix is
+    a fair thinning; ``logits`` (M, K), ``tags`` (K,), ``counts`` (M,), ``classes``, ``photos``
+    (list of pictures), ``photo_names``, ``drawn`` (whether the pictures were drawn from the cloud).
+    Geometries of the trace: ``segments``, ``photos``, ``classes``, ``tokens_3d``, ``tokens_2d``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+
+from crossfuse.attention import LayerMap, Want
+from crossfuse.data.images import read_image
+from crossfuse.data.point_clouds import PointCloud, read_cloud, read_path, settle, thinned
+from crossfuse.data.point_scene import PointScene, prepare
+from crossfuse.data.point_views import views_of_cloud
+from crossfuse.data.sample_rooms import sample_room
+from crossfuse.encoders.image import ImageEncoder, load_image_encoder
+from crossfuse.encoders.views import ENCODER, PATCH_GRID, view_features
+from crossfuse.engine.context import Context
+from crossfuse.engine.messages import Request, Result
+from crossfuse.errors import CrossfuseError
+from crossfuse.geometry import ClassTokens, Geometry, ImageGrid, Joined, PointSegments, ViewStack
+from crossfuse.models.mit import MIT, MITOutput
+from crossfuse.models.mit_answers import segment_logits, tag_probabilities
+from crossfuse.trace import AttentionMap, Trace
+
+MOST_PHOTOS = 32
+MOST_SHOWN = 1_000_000
+THUMBNAIL = 320
+GREY = 0.6
+
+
+@dataclass(frozen=True)
+class Options:
+    """The choices of one request."""
+
+    unit: str = "auto"
+    up: str = "auto"
+    tags: tuple[str, ...] = ()
+    most_shown: int = MOST_SHOWN
+
+    @classmethod
+    def of(cls, request: Request) -> Options:
+        try:
+            return cls(**dict(request.options))
+        except TypeError as error:
+            raise CrossfuseError(f"An option that this model does not have: {error}.") from error
+
+
+@dataclass(frozen=True)
+class _Photos:
+    pixels: list[np.ndarray]
+    names: list[str]
+    drawn: bool
+
+
+def run(request: Request, context: Context) -> Result:
+    """Answer one request; see the top of this module.
+
+    Raises:
+        CrossfuseError: an input that cannot be read or is too small, or an unknown option.
+    """
+    options = Options.of(request)
+    context.stage("reading points", 0.0)
+    cloud, given = _cloud(request, options)
+    notes = list(cloud.notes)
+    colours = cloud.colours
+    if colours is None:
+        colours = np.full((len(cloud), 3), GREY, np.float32)
+        notes.append("The cloud has no colours: it is shown grey, and the model sees grey.")
+    context.stage("cutting supervoxels", 0.2)
+    scene = prepare(cloud.positions, colours)
+    if scene.segments < 2:
+        raise CrossfuseError("The cloud is one single piece; there is nothing to compare.")
+    if scene.voxels.size > 0.0501:
+        notes.append(f"The place is large: voxels of {scene.voxels.size * 100:.0f} cm were used.")
+    photos = _photos(request, given, scene, notes, context)
+    context.stage("looking at photographs", 0.5)
+    views, cells = view_features(
+        image_encoder(context),
+        photos.pixels,
+        progress=lambda share: context.stage("looking at photographs", 0.5 + 0.3 * share),
+    )
+    context.stage("attending", 0.8)
+    model = cast(MIT, context.model("mit"))
+    out = _forward(model, scene, views, cells, context.device)
+    names = model.config.classes
+    unknown = set(options.tags) - set(names)
+    if unknown:
+        raise CrossfuseError(f"No class is called {sorted(unknown)[0]!r}; there are: {names}.")
+    trace = _trace(out, scene, photos, names)
+    context.stage("packing", 0.95)
+    outputs = _shown(cloud, colours, scene, options.most_shown)
+    if len(cloud) > options.most_shown:
+        notes.append(f"{len(cloud):,} points were read; {options.most_shown:,} of them are drawn.")
+    outputs |= {
+        "logits": segment_logits(out)[0].cpu().numpy(),
+        "cam": out.cam_3d[0].cpu().numpy(),
+        "tags": tag_probabilities(out)[0].cpu().numpy(),
+        "given_tags": list(options.tags),
+        "counts": scene.counts.astype(np.int64),
+        "classes": list(names),
+        "label_names": list(cloud.label_names),
+        "photos": [_thumbnail(p) for p in photos.pixels],
+        "photo_names": photos.names,
+        "drawn": photos.drawn,
+        "voxels": len(scene.voxels),
+    }
+    return Result(trace, outputs, tuple(dict.fromkeys(notes)), dict(context.timings))
+
+
+def _cloud(request: Request, options: Options) -> tuple[PointCloud, list[bytes]]:
+    given = request.inputs
+    photos = list(given.get("photos", ()))
+    if "positions" in given:
+        colours = given.get("colours")
+        cloud = PointCloud(
+            np.asarray(given["positions"], np.float32),
+            None if colours is None else np.asarray(colours, np.float32),
+            given.get("labels"),
+            tuple(given.get("label_names", ())),
+            unit="metres",
+            up="z",
+        )
+        return cloud, photos
+    if "cloud" not in request.inputs:
+        raise CrossfuseError("Give a point cloud as 'cloud', or one of the sample rooms.")
+    if isinstance(given["cloud"], str):
+        cloud, sample_photos = sample_room(given["cloud"])
+        return settle(replace(cloud, notes=())), photos or sample_photos
+    cloud = read_cloud(given["cloud"], str(given.get("cloud_name", "cloud.ply")))
+    return settle(cloud, unit=options.unit, up=options.up), photos
+
+
+def _photos(
+    request: Request, given: list[bytes], scene: PointScene, notes: list[str], context: Context
+) -> _Photos:
+    if not given:
+        context.stage("drawing views", 0.4)
+        notes.append(
+            "No photographs were given: the pictures were drawn from the cloud itself, which adds "
+            "a look at it but no new information."
+        )
+        voxels = scene.voxels
+        pixels = views_of_cloud(voxels.centre, voxels.colour, voxels.size)
+        return _Photos(pixels, [f"drawn {i + 1}" for i in range(len(pixels))], True)
+    names = [str(n) for n in request.inputs.get("photo_names", ())]
+    names += [f"photo {i + 1}" for i in range(len(names), len(given))]
+    if len(given) > MOST_PHOTOS:
+        chosen = np.linspace(0, len(given) - 1, MOST_PHOTOS).round().astype(int)
+        notes.append(
+            f"Of {len(given)} photographs, {MOST_PHOTOS} evenly spaced ones are looked at."
+        )
+        given, names = [given[i] for i in chosen], [names[i] for i in chosen]
+    context.stage("reading photographs", 0.4)
+    return _Photos([read_image(data).pixels for data in given], names, False)
+
+
+def image_encoder(context: Context) -> ImageEncoder:
+    """The shared frozen encoder of this context."""
+    return context.resource(("image encoder", ENCODER), lambda: load_image_encoder(ENCODER))
+
+
+@torch.inference_mode()
+def _forward(
+    model: MIT, scene: PointScene, views: np.ndarray, cells: np.ndarray, device: str
+) -> MITOutput:
+    def tensor(values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values))[None].to(device)
+
+    count = len(scene.voxels)
+    grid = np.floor(scene.places / scene.voxels.size).astype(np.int64)
+    inputs = {
+        "cells": tensor(grid - grid.min(axis=0)),
+        "voxel_features": tensor(scene.features),
+        "positions": tensor(scene.places),
+        "voxel_mask": torch.ones(1, count, dtype=torch.bool, device=device),
+        "segment": tensor(scene.segment),
+        "view_features": tensor(views),
+        "view_mask": torch.ones(1, len(views), dtype=torch.bool, device=device),
+    }
+    if model.config.patches:
+        inputs["patch_features"] = tensor(cells)
+    return cast(MITOutput, model(**inputs, want=Want.everything()))
+
+
+def _geometries(
+    scene: PointScene, photos: _Photos, names: tuple[str, ...], patches: bool
+) -> dict[str, Geometry]:
+    segments = PointSegments(scene.centroids, scene.counts)
+    classes = ClassTokens(names)
+    sizes = np.array([(p.shape[1], p.shape[0]) for p in photos.pixels])
+    parts: list[Geometry] = [ViewStack(tuple(photos.names), sizes)]
+    part_names = ["views"]
+    if patches:
+        parts += [ImageGrid.regular(*PATCH_GRID, (int(w), int(h))) for w, h in sizes]
+        part_names += [f"photo {i + 1}" for i in range(len(sizes))]
+    return {
+        "segments": Joined((segments,), ("segments",)),
+        "photos": Joined(tuple(parts), tuple(part_names)),
+        "classes": classes,
+        "tokens_3d": Joined((classes, segments), ("classes", "segments")),
+        "tokens_2d": Joined((classes, *parts), ("classes", *part_names)),
+    }
+
+
+def _trace(out: MITOutput, scene: PointScene, photos: _Photos, names: tuple[str, ...]) -> Trace:
+    patches = any(
+        m.stage == "decoder" and m.weights.shape[-1] > len(photos.pixels)
+        for m in out.maps
+        if m.direction == "3d->2d"
+    )
+    geometries = _geometries(scene, photos, names, patches)
+    maps = [entry for record in out.maps for entry in _split(record, len(names))]
+    meta: dict[str, Any] = {
+        "photographs": "drawn from the cloud" if photos.drawn else "given",
+        "voxel_m": float(scene.voxels.size),
+    }
+    return Trace("mit", geometries, tuple(maps), meta)
+
+
+def _split(record: LayerMap, classes: int) -> list[AttentionMap]:
+    """Records as maps. A cross map is split by who asks: class tokens, and the stream itself."""
+    weights = record.weights[0].cpu().numpy().astype(np.float16)
+    if record.stage != "decoder":
+        side = f"tokens_{record.direction[:2]}"
+        stage = f"{record.stage}_{record.direction[:2]}" if record.stage == "encoder" else "self"
+        direction = "points->points" if record.direction[:2] == "3d" else "photos->photos"
+        return [AttentionMap(stage, record.layer, direction, side, side, weights)]
+    asks, asked = {
+        "3d->2d": ("segments", "photos"),
+        "2d->3d": ("photos", "segments"),
+    }[record.direction]
+    words = {"segments": "points", "photos": "photos"}
+    to = words[asked]
+    return [
+        AttentionMap(
+            "decoder", record.layer, f"{words[asks]}->{to}", asks, asked, weights[:, classes:]
+        ),
+        AttentionMap(
+            "decoder", record.layer, f"classes->{to}", "classes", asked, weights[:, :classes]
+        ),
+    ]
+
+
+def _shown(cloud: PointCloud, colours: np.ndarray, scene: PointScene, most: int) -> dict[str, Any]:
+    order = np.random.default_rng(0).permutation(len(cloud))[:most]
+    outputs: dict[str, Any] = {
+        "positions": cloud.positions[order],
+        "colours": (colours[order] * 255 + 0.5).astype(np.uint8),
+        "segment": scene.segment_of_point[order].astype(np.uint16),
+    }
+    if cloud.labels is not None:
+        outputs["labels"] = cloud.labels[order].astype(np.int16)
+    return outputs
+
+
+def _thumbnail(pixels: np.ndarray) -> np.ndarray:
+    image = Image.fromarray(pixels)
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return np.asarray(image)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``crossfuse explain mit``."""
+    parser.add_argument(
+        "--points", required=True,
+        help="a cloud (ply, pcd, xyz, las, npz, obj, glb ...), a ScanNet, S3DIS or CrossFuse Rooms "
+        "folder, or sample:NAME",
+    )  # fmt: skip
+    parser.add_argument("--photos", type=Path, help="folder of photographs of the same place")
+    parser.add_argument("--unit", default="auto", help="metres, centimetres or millimetres")
+    parser.add_argument("--up", default="auto", help="the axis that points up: z, -z, y, -y, x, -x")
+    parser.add_argument("--tags", nargs="*", default=[], help="classes known to be there")
+
+
+def request_from_arguments(args: argparse.Namespace) -> Request:
+    """The request that the command line describes.
+
+    Raises:
+        CrossfuseError: a file or folder that cannot be read.
+    """
+    inputs: dict[str, Any] = {}
+    paths: list[Path] = []
+    if args.points.startswith("sample:"):
+        inputs["cloud"] = args.points.removeprefix("sample:")
+    elif Path(args.points).is_dir():
+        cloud, paths = read_path(Path(args.points))
+        cloud = settle(thinned(cloud, 2_000_000), unit=args.unit, up=args.up)
+        inputs["positions"] = cloud.positions
+        inputs["label_names"] = cloud.label_names
+        for name in ("colours", "labels"):
+            if getattr(cloud, name) is not None:
+                inputs[name] = getattr(cloud, name)
+    else:
+        try:
+            inputs["cloud"] = Path(args.points).read_bytes()
+        except OSError as error:
+            raise CrossfuseError(f"{args.points} cannot be opened: {error.strerror}.") from error
+        inputs["cloud_name"] = Path(args.points).name
+    if args.photos is not None:
+        if not args.photos.is_dir():
+            raise CrossfuseError(f"{args.photos} is not a folder of photographs.")
+        endings = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+        paths = [p for p in sorted(args.photos.iterdir()) if p.suffix.lower() in endings]
+        if not paths:
+            raise CrossfuseError(f"{args.photos} holds no photographs (jpg, png, webp, bmp, tif).")
+    if paths:
+        inputs["photos"] = tuple(p.read_bytes() for p in paths)
+        inputs["photo_names"] = tuple(p.name for p in paths)
+    options = {"unit": args.unit, "up": args.up, "tags": tuple(args.tags)}
+    return Request("mit", inputs, options)

@@ -1,0 +1,1 @@
+"""The page of the 2D-3D interlaced transformer."""
