@@ -51,6 +51,15 @@ MODELS: dict[str, ModelEntry] = {
     entry.name: entry
     for entry in (
         ModelEntry(
+            name="mmvit",
+            title="Multiscale multiview vision transformer",
+            paper="Liu et al., Multiscale Multiview Vision Transformers, arXiv 2305.00104",
+            module="crossfuse.models.mmvit:MMViT",
+            pipeline="crossfuse.pipelines.mmvit",
+            recipe="crossfuse.training.mmvit",
+            weights=("mmvit_tiny200",),
+        ),
+        ModelEntry(
             name="feature_map",
             title="Cross-attention over 2-D feature maps",
             paper="building block; Wang et al., Non-local Neural Networks, arXiv 1711.07971",

@@ -47,7 +47,10 @@ def mass_between_views(maps: Sequence[LayerMap], layouts: dict[str, MapLayout]) 
 def carried_maps(
     model: MMViT, output: MMViTOutput, target: Tensor, image: tuple[int, int]
 ) -> list[AttentionMap]:
-    """Rollout and gradient-weighted relevance of a logit, over the tokens that enter the pyramid.
+    """Rollout and gradient-weighted relevance of a logit, over the cells that enter the pyramid.
+
+    The class token's own share says nothing about the picture: it is left out, and the rest is
+    given as shares of its sum, so that pictures can be compared.
 
     ``output`` must come from a forward pass of one picture with gradients and
     ``Want.everything(check=True)``; ``target`` is one of its logits.
@@ -55,14 +58,15 @@ def carried_maps(
     raw = [entry.weights[0].detach().float().mean(0).cpu().numpy() for entry in output.maps]
     weighted = [part[0].cpu().numpy() for part in weighted_maps(target, output.maps)]
     start = decision(model, image)
+    layouts = model.view_layouts(image).values()
+    cells = np.concatenate([np.arange(len(e)) >= int(e.has_class) for e in layouts])
     result = []
     for kind, maps, carry in (("rollout", raw, rollout), ("relevance", weighted, relevance_rows)):
         row = carry(layers_of(model, maps, image), start)[0]
-        # Relevance has no natural unit: shares of its sum compare between pictures.
-        row = row / max(float(row.sum()), 1e-12)
+        row = row[cells] / max(float(row[cells].sum()), 1e-12)
         result.append(
             AttentionMap(
-                "all stages", len(model.blocks), kind, "prediction", "tokens",
+                "all stages", len(model.blocks), kind, "prediction", "cells",
                 row[None, None].astype(np.float32), kind="relevance",
             )
         )  # fmt: skip

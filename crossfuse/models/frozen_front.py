@@ -1,12 +1,13 @@
-"""The first fifteen blocks of EfficientNet-Lite2 (Tan & Le 2019, arXiv 1905.11946) as a stem.
+"""The first twenty blocks of EfficientNet-Lite2 (Tan & Le 2019, arXiv 1905.11946) as a stem.
 
 Frozen inverted residual blocks without batch norm: the norms are folded into the convolutions, so
-that a layer is convolution -> ReLU6. Two maps come out, before their activation: 48 channels at
-stride 8 (after block 7) and 120 at stride 16 (after block 15). Input is RGB from -1 to 1.
+that a layer is convolution -> ReLU6. Three maps come out, before their activation: 48 channels
+at stride 8 (after block 7), 120 at stride 16 (after block 15) and 208 at stride 32 (after block
+20, the last but one). Input is RGB from -1 to 1.
 
 Padding is that of the network the weights come from, built for 260 px: the two first convolutions
-of stride 2 pad right and below only, the later ones on both sides. So cell i of the stride-8 map is
-centred on pixel 8 i + 3 (counted from 0), and cell i of the stride-16 map on pixel 16 i + 3.
+of stride 2 pad right and below only, the later ones on both sides. So cell i of the map at stride s
+is centred on pixel s i + 3, counted from 0, for each of the three.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 FRONT_ORIGIN = 3
-FRONT_CHANNELS = {8: 48, 16: 120}
+FRONT_CHANNELS = {8: 48, 16: 120, 32: 208}
 # kernel, stride, expansion, channels in, channels out
 _BLOCKS = (
     (3, 1, 1, 32, 16),
@@ -31,8 +32,10 @@ _BLOCKS = (
     *[(3, 1, 6, 88, 88)] * 3,
     (5, 1, 6, 88, 120),
     *[(5, 1, 6, 120, 120)] * 3,
+    (5, 2, 6, 120, 208),
+    *[(5, 1, 6, 208, 208)] * 4,
 )
-_TAPS = (6, 14)
+_TAPS = (6, 14, 19)
 _ONE_SIDED = (1,)  # blocks that pad right and below only, like the first convolution
 
 
@@ -67,7 +70,7 @@ class InvertedResidual(nn.Module):
 
 
 class FrozenFront(nn.Module):
-    """(B, 3, H, W) -> (B, 48, H / 8, W / 8) and (B, 120, H / 16, W / 16), without gradients."""
+    """(B, 3, H, W) -> (B, C, H / s, W / s) for the strides 8, 16 and 32, without gradients."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +80,7 @@ class FrozenFront(nn.Module):
         )
         self.requires_grad_(False)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
             x = F.relu6(self.first(F.pad(images, (0, 1, 0, 1))))
             taps = []
@@ -85,7 +88,7 @@ class FrozenFront(nn.Module):
                 x = block(x)
                 if index in _TAPS:
                     taps.append(x)
-        return taps[0], taps[1]
+        return tuple(taps)
 
 
 def front_state(original: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -47,8 +47,8 @@ class MMViTConfig:
     of each stage; ``fusion``: "joint" = every cell may ask every view, "sequential" = view v asks
     itself and view v + 1, "class_token" = only the class token asks other views, "none" = no view
     asks another; ``stem``: "patch" = one convolution a view,
-    "convolutions" = a stack of them, "lite2" = projections of a frozen EfficientNet-Lite2's layers
-    at strides 8 and 16 (``stride`` must then be at least 8).
+    "convolutions" = a stack of them, "lite2" = projections of a frozen EfficientNet-Lite2's maps
+    at strides 8, 16 and 32 (``stride`` must then be at least 8).
     """
 
     classes: int
@@ -74,13 +74,13 @@ class MMViTConfig:
 
     @classmethod
     def small(cls, classes: int = 200, image_size: int = 128, views: int = 2) -> MMViTConfig:
-        """Three stages on the early layers of EfficientNet-Lite2, every view read by the head."""
+        """Three stages on the maps of EfficientNet-Lite2, every view read by the head."""
         return cls(
             classes=classes,
             image_size=image_size,
             views=views,
             stride=16,
-            width=48,
+            width=44,
             heads=2,
             blocks=(0, 0, 1),
             key_stride=2,

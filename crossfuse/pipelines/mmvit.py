@@ -1,16 +1,17 @@
 """MMViT on a photograph: prediction, the maps of every stage and view, and what carries them back.
 
 Inputs: ``image`` (bytes of a picture) or ``sample`` (name of a sample photograph). Options:
-``weights``, ``side`` (pixels of the side the model sees), ``crop`` ("centre" or "whole"), ``flip``,
-``zoom`` (share of the crop that is kept), ``shift`` (x, y as shares of the crop), ``target`` (class
-index, -1 = the best), ``carry`` (add rollout and relevance), ``point`` (x, y in pixels of the
-photo: only the rows of the cells that hold it).
+``weights``, ``side`` (pixels of the side the model sees), ``crop`` ("centre" or "whole"), ``flip``
+(mirror the photo first), ``zoom`` (share of the crop that is kept), ``shift`` (x, y as shares of
+the crop), ``target`` (class index, -1 = the best), ``carry`` (add rollout and relevance), ``point``
+(x, y in pixels of the photo: only the rows of the cells that hold it), ``variations`` (instead of
+all maps: the relevance of the same class under small changes of the crop).
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,45 +26,38 @@ from crossfuse.engine.context import Context
 from crossfuse.engine.messages import Request, Result
 from crossfuse.errors import CrossfuseError
 from crossfuse.explain.multiview import carried_maps, mass_between_views
-from crossfuse.geometry import ClassTokens, Geometry, ImageGrid, Joined, Tokens
-from crossfuse.models.mmvit import MapLayout, MMViT
+from crossfuse.geometry import ClassTokens, Geometry, Joined, Tokens
+from crossfuse.models.mmvit import MapLayout, MMViT, MMViTOutput
 from crossfuse.models.pooling_attention import Layout
+from crossfuse.pipelines.framing import Framing, frame, framed, mirrored
 from crossfuse.trace import AttentionMap, Trace
 
 SIDES = (128, 192, 256)
-WIDEST = 3.0  # longest to shortest side that is shown whole
 CLASS_TOKEN = "class token"
+# Small changes of what is seen; none of them changes what is in the picture.
+VARIATIONS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "mirrored": {"flip": True},
+    "moved left": {"shift": (-0.08, 0.0)},
+    "moved up": {"shift": (0.0, -0.08)},
+    "closer": {"zoom": 0.8},
+    "much closer": {"zoom": 0.6},
+}
 
 
 @dataclass(frozen=True)
-class Framing:
-    """Which box of the photo the model sees: ``x``, ``y``, ``width``, ``height`` in pixels of the
-    photo (it may reach beyond it), at ``size`` (width, height) pixels of the model, mirrored if
-    ``flip``."""
+class Look:
+    """One forward pass on one framing of a photo."""
 
-    x: float
-    y: float
-    width: float
-    height: float
-    size: tuple[int, int]
-    flip: bool = False
+    photo: Photo
+    framing: Framing
+    output: MMViTOutput
+    probabilities: np.ndarray
 
-    def grid(self, layout: Layout, image_size: tuple[int, int]) -> ImageGrid:
-        """Where the cells of a layout lie on the photo."""
-        rows, columns = layout.grid
-        scale = self.width / self.size[0], self.height / self.size[1]
-        x = (layout.origin + 0.5 + layout.stride * np.arange(columns)) * scale[0]
-        y = (layout.origin + 0.5 + layout.stride * np.arange(rows)) * scale[1]
-        x = self.x + (self.width - x if self.flip else x)
-        centres = np.stack(np.meshgrid(x, y + self.y), axis=-1).reshape(-1, 2)
-        cell = (layout.stride * scale[0], layout.stride * scale[1])
-        return ImageGrid(rows, columns, centres.astype(np.float32), cell, image_size)
-
-    def to_model(self, x: float, y: float) -> tuple[float, float]:
-        """A point of the photo in the model's pixels."""
-        across = (x - self.x) / self.width
-        across = 1 - across if self.flip else across
-        return across * self.size[0], (y - self.y) / self.height * self.size[1]
+    @property
+    def image(self) -> tuple[int, int]:
+        """(height, width) of what the model saw."""
+        return self.framing.size[1], self.framing.size[0]
 
 
 def run(request: Request, context: Context) -> Result:
@@ -80,40 +74,102 @@ def run(request: Request, context: Context) -> Result:
     context.stage("loading the model", 0.1)
     model = context.model("mmvit", name)
     assert isinstance(model, MMViT)
-    framing, notes = frame(photo, model, request)
-    images = framed(photo, framing).to(context.device)
-    size = (framing.size[1], framing.size[0])
-    layouts = model.layouts(size)
+    if options.get("variations", False):
+        return _variations(photo, model, card, request, context)
     context.stage("attending", 0.3)
-    want: Any = Want.everything(check=True)
-    if "point" in options:
-        want = _rows_at(layouts, framing.to_model(*options["point"]))
     carry = bool(options.get("carry", True)) and "point" not in options
-    with torch.set_grad_enabled(carry):
-        taps = _leaves(model.stem(images), carry)
-        output = model.from_stem(taps, size, want)
-    scores = output.logits[0].detach() / float(card["calibration"]["temperature"])
-    probabilities = scores.softmax(-1).cpu().numpy()
-    target = int(options.get("target", -1))
-    target = int(probabilities.argmax()) if target < 0 else target
-    if target >= len(probabilities):
-        raise CrossfuseError(f"There is no class {target}; {name!r} has {len(probabilities)}.")
-    geometries = map_geometries(layouts, framing, photo.size)
-    maps = [_stored(entry) for entry in output.maps]
-    carried: list[AttentionMap] = []
+    look, notes = _look(photo, model, card, options, carry)
+    target = _target(options, look, card)
+    layouts = model.layouts(look.image)
+    geometries = map_geometries(layouts, look.framing, photo.size)
+    maps = [stored(entry) for entry in look.output.maps]
     if carry:
         context.stage("carrying back to the picture", 0.7)
-        carried = carried_maps(model, output, output.logits[0, target], size)
-        geometries |= carried_geometries(model, framing, photo.size, card["classes"][target])
+        maps += carried_maps(model, look.output, look.output.logits[0, target], look.image)
+        geometries["prediction"] = Tokens((card["classes"][target],))
+        geometries["cells"] = _cells(model, look)
     context.stage("done", 1.0)
-    outputs = describe(probabilities, card)
-    outputs |= {"target": target, "side": framing.size}
-    if not isinstance(want, dict):
-        outputs |= mass_between_views(output.maps, layouts)
-    meta = {"weights": name, "sha256": card["sha256"], "target": card["classes"][target]}
-    meta |= {"pixels_seen": list(framing.size), "probability": float(probabilities[target])}
-    trace = Trace("mmvit", geometries, (*maps, *carried), meta)
+    outputs = describe(look.probabilities, card)
+    outputs |= {"target": target, "seen": look.framing.size}
+    if "point" not in options:
+        outputs |= mass_between_views(look.output.maps, layouts)
+    meta = _meta(name, card, look, target)
+    trace = Trace("mmvit", geometries, tuple(maps), meta)
     return Result(trace, outputs, (*photo.notes, *notes), dict(context.timings))
+
+
+def _variations(
+    photo: Photo, model: MMViT, card: dict[str, Any], request: Request, context: Context
+) -> Result:
+    """The same class under small changes: one relevance map each, all over the same photo."""
+    geometries: dict[str, Geometry] = {}
+    maps: list[AttentionMap] = []
+    best, shares = [], []
+    target = int(request.options.get("target", -1))
+    for number, (name, change) in enumerate(VARIATIONS.items()):
+        context.stage("attending", number / len(VARIATIONS))
+        look, _ = _look(photo, model, card, {**request.options, **change}, carry=True)
+        target = _target({"target": target}, look, card)
+        relevance = carried_maps(model, look.output, look.output.logits[0, target], look.image)[1]
+        geometries[f"cells, {name}"] = _cells(model, look)
+        maps.append(replace(relevance, direction=name, key=f"cells, {name}"))
+        best.append(str(card["classes"][int(look.probabilities.argmax())]))
+        shares.append(float(look.probabilities[target]))
+    geometries["prediction"] = Tokens((card["classes"][target],))
+    trace = Trace("mmvit", geometries, tuple(maps), {"target": card["classes"][target]})
+    outputs = {
+        "variations": list(VARIATIONS), "best": best, "probability": shares, "target": target
+    }  # fmt: skip
+    return Result(trace, outputs, photo.notes, dict(context.timings))
+
+
+def _look(
+    photo: Photo, model: MMViT, card: dict[str, Any], options: Any, carry: bool
+) -> tuple[Look, list[str]]:
+    if options.get("flip", False):
+        photo = mirrored(photo)
+    framing, notes = frame(photo, model, options)
+    image = (framing.size[1], framing.size[0])
+    want: Any = Want.everything(check=carry)
+    if "point" in options:
+        want = _rows_at(model.layouts(image), framing.to_model(*options["point"]))
+    device = next(model.parameters()).device
+    with torch.set_grad_enabled(carry):
+        taps = _leaves(model.stem(framed(photo, framing).to(device)), carry)
+        output = model.from_stem(taps, image, want)
+    scores = output.logits[0].detach() / float(card["calibration"]["temperature"])
+    return Look(photo, framing, output, scores.softmax(-1).cpu().numpy()), notes
+
+
+def _target(options: Any, look: Look, card: dict[str, Any]) -> int:
+    target = int(options.get("target", -1))
+    if target >= len(look.probabilities):
+        raise CrossfuseError(
+            f"There is no class {target}; these weights have {len(card['classes'])}."
+        )
+    return int(look.probabilities.argmax()) if target < 0 else target
+
+
+def _cells(model: MMViT, look: Look) -> Joined:
+    return entering_cells(model, look.image, look.framing, look.photo.size)
+
+
+def entering_cells(
+    model: MMViT, image: tuple[int, int], framing: Framing, image_size: tuple[int, int]
+) -> Joined:
+    """The cells of every view before the first block, without the class token."""
+    layouts = {v: replace(e, has_class=False) for v, e in model.view_layouts(image).items()}
+    return joined(layouts, framing, image_size)
+
+
+def _meta(name: str, card: dict[str, Any], look: Look, target: int) -> dict[str, Any]:
+    return {
+        "weights": name,
+        "sha256": card["sha256"],
+        "target": card["classes"][target],
+        "probability": float(look.probabilities[target]),
+        "pixels_seen": list(look.framing.size),
+    }
 
 
 def describe(probabilities: np.ndarray, card: dict[str, Any]) -> dict[str, Any]:
@@ -127,66 +183,6 @@ def describe(probabilities: np.ndarray, card: dict[str, Any]) -> dict[str, Any]:
         "none_of_these": bool(probabilities[best[0]] < threshold),
         "threshold": threshold,
     }
-
-
-def frame(photo: Photo, model: MMViT, request: Request) -> tuple[Framing, list[str]]:
-    """The box of the photo that the model sees, and what there is to say about it."""
-    options = request.options
-    width, height = photo.size
-    side = int(options.get("side", model.config.image_size))
-    if not 32 <= side <= 512:
-        raise CrossfuseError(f"A side of {side} pixels is not offered; choose 32 to 512.")
-    notes = []
-    if min(width, height) < 32:
-        notes.append(f"The picture has only {width} x {height} pixels; it was enlarged.")
-    whole = options.get("crop", "centre") == "whole"
-    aspect = width / height
-    if whole and not 1 / WIDEST <= aspect <= WIDEST:
-        whole = False
-        notes.append(
-            f"At {max(aspect, 1 / aspect):.0f}:1 the picture is too long to be seen whole; "
-            "its middle square is used."
-        )
-    if whole:
-        # Sides in whole cells of the coarsest view, with about as many pixels as the square.
-        step = model.config.stride << (model.config.views - 1)
-        size = tuple(
-            max(step, round(side * ratio / step) * step) for ratio in (aspect**0.5, aspect**-0.5)
-        )
-        box = [0.0, 0.0, float(width), float(height)]
-    else:
-        size = (side, side)
-        short = float(min(width, height))
-        box = [(width - short) / 2, (height - short) / 2, short, short]
-    zoom = float(options.get("zoom", 1.0))
-    if not 0.1 <= zoom <= 1.0:
-        raise CrossfuseError(f"A zoom of {zoom:g} is not offered; choose 0.1 to 1.")
-    shift = options.get("shift", (0.0, 0.0))
-    x = box[0] + box[2] * ((1 - zoom) / 2 + float(shift[0]))
-    y = box[1] + box[3] * ((1 - zoom) / 2 + float(shift[1]))
-    framing = Framing(
-        x, y, box[2] * zoom, box[3] * zoom, (size[0], size[1]), bool(options.get("flip", False))
-    )
-    return framing, notes
-
-
-def framed(photo: Photo, framing: Framing) -> Tensor:
-    """What the model sees: (1, 3, H, W) in -1 ... 1; beyond the photo its edge is repeated."""
-    from PIL import Image
-
-    left, top = int(np.floor(framing.x)), int(np.floor(framing.y))
-    right = int(np.ceil(framing.x + framing.width))
-    bottom = int(np.ceil(framing.y + framing.height))
-    width, height = photo.size
-    columns = np.clip(np.arange(left, right), 0, width - 1)
-    rows = np.clip(np.arange(top, bottom), 0, height - 1)
-    picture = Image.fromarray(np.ascontiguousarray(photo.pixels[rows][:, columns]))
-    inner = (framing.x - left, framing.y - top)
-    box = (*inner, inner[0] + framing.width, inner[1] + framing.height)
-    pixels = np.asarray(picture.resize(framing.size, Image.Resampling.BICUBIC, box=box))
-    pixels = pixels[:, ::-1] if framing.flip else pixels
-    images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float()
-    return ((images - 127) / 128).contiguous(memory_format=torch.channels_last)
 
 
 def map_geometries(
@@ -210,13 +206,6 @@ def joined(layouts: dict[int, Layout], framing: Framing, image_size: tuple[int, 
         if layout.grid[0]:
             parts[f"view {view + 1}"] = framing.grid(layout, image_size)
     return Joined(tuple(parts.values()), tuple(parts))
-
-
-def carried_geometries(
-    model: MMViT, framing: Framing, image_size: tuple[int, int], target: str
-) -> dict[str, Geometry]:
-    layouts = model.view_layouts((framing.size[1], framing.size[0]))
-    return {"prediction": Tokens((target,)), "tokens": joined(layouts, framing, image_size)}
 
 
 def _photo(request: Request) -> Photo:
@@ -251,7 +240,7 @@ def _rows_at(layouts: dict[str, MapLayout], point: tuple[float, float]) -> dict[
     return wants
 
 
-def _stored(entry: LayerMap) -> AttentionMap:
+def stored(entry: LayerMap) -> AttentionMap:
     return AttentionMap(
         entry.stage,
         entry.layer,

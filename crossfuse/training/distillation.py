@@ -1,8 +1,8 @@
 """Frozen EfficientNet-Lite2 as a teacher: computed once for every photograph, kept on disk.
 
-One pass at 128 px gives what training needs of it: the maps at stride 8 and 16 that a model with
-the ``lite2`` stem reads, and the pooled 1280 features, from which its ImageNet logits follow. Runs
-can be stopped and resumed, and several processes may share the work (``shard`` of ``shards``).
+One pass at 128 px gives what training needs of it: the maps at stride 8, 16 and 32 that a model
+with the ``lite2`` stem reads, and the pooled 1280 features, from which its ImageNet logits follow.
+Runs can be stopped and resumed, and several processes may share the work (``shard`` of ``shards``).
 
 The teacher was trained on ImageNet: photographs from ImageNet's training set, which Imagenette and
 Tiny-ImageNet are made of, are not new to it.
@@ -20,28 +20,43 @@ from torch.nn import functional as F
 
 from crossfuse.errors import CrossfuseError
 from crossfuse.models.frozen_front import FrozenFront, front_state
+from crossfuse.models.mmvit import MMViTConfig
 
 SIDE = 128  # pixels at which the teacher looks
-SHAPES = {"stride8": (16, 16, 48), "stride16": (8, 8, 120), "pooled": (1280,), "done": ()}
+SHAPES = {
+    "stride8": (16, 16, 48),
+    "stride16": (8, 8, 120),
+    "stride32": (4, 4, 208),
+    "pooled": (1280,),
+    "done": (),
+}
 
 
 @dataclass(frozen=True)
 class TeacherFeatures:
-    """``stride16``: (N, 8, 8, 120) float16, ``stride8``: (N, 16, 16, 48) float16, ``pooled``:
-    (N, 1280) float16, ``done``: (N,) bool, which photographs have been computed."""
+    """Float16 maps (N, 16, 16, 48), (N, 8, 8, 120) and (N, 4, 4, 208), ``pooled`` (N, 1280), and
+    ``done`` (N,) bool, which photographs have been computed."""
 
     stride8: np.ndarray
     stride16: np.ndarray
+    stride32: np.ndarray
     pooled: np.ndarray
     done: np.ndarray
 
-    def taps(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The two maps of chosen photographs as (B, C, h, w) float32, channels last."""
-        first, second = (
-            torch.from_numpy(part[index]).float().permute(0, 3, 1, 2)
-            for part in (self.stride8, self.stride16)
-        )
-        return first, second
+    def taps(self, index: np.ndarray, config: MMViTConfig) -> tuple[Tensor, ...]:
+        """The stem's maps of chosen photographs, (B, C, h, w) float32, channels last.
+
+        Maps that no view of the config reads are left empty.
+        """
+        strides = {min(config.stride << view, 32) for view in range(config.views)}
+        found = []
+        for stride in (8, 16, 32):
+            if stride not in strides:
+                found.append(torch.empty(0, 0, 0, 0))
+                continue
+            part: np.ndarray = getattr(self, f"stride{stride}")[index]
+            found.append(torch.from_numpy(part).float().permute(0, 3, 1, 2))
+        return tuple(found)
 
 
 class Teacher(nn.Module):
@@ -52,17 +67,17 @@ class Teacher(nn.Module):
         network = load_lite2()
         self.front = FrozenFront()
         self.front.load_state_dict(front_state(network.state_dict()))
-        self.rest = nn.ModuleList(network._blocks[15:])
+        self.rest = nn.ModuleList(network._blocks[20:])
         self.top = nn.Sequential(network._conv_head, network._bn1, nn.ReLU6())
         self.classifier: nn.Linear = network._fc
         self.eval().requires_grad_(False)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        fine, coarse = self.front(images)
-        x = coarse
+    def forward(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        taps = self.front(images)
+        x = taps[-1]
         for block in self.rest:
             x = block(x)
-        return fine, coarse, self.top(x).mean((2, 3))
+        return taps, self.top(x).mean((2, 3))
 
 
 def load_lite2() -> nn.Module:
@@ -126,9 +141,10 @@ def prepare(
         assert teacher is not None
         index = missing[start : start + batch]
         with torch.inference_mode():
-            fine, coarse, pooled = teacher(to_teacher(torch.from_numpy(pixels[index])))
-        features.stride8[index] = fine.permute(0, 2, 3, 1).half().numpy()
-        features.stride16[index] = coarse.permute(0, 2, 3, 1).half().numpy()
+            taps, pooled = teacher(to_teacher(torch.from_numpy(pixels[index])))
+        stored = (features.stride8, features.stride16, features.stride32)
+        for part, tap in zip(stored, taps, strict=True):
+            part[index] = tap.permute(0, 2, 3, 1).half().numpy()
         features.pooled[index] = pooled.half().numpy()
         features.done[index] = True
         if start // batch % 50 == 0:

@@ -33,6 +33,7 @@ from crossfuse.training.mmvit_evaluation import (
     calibrate,
     evaluate,
 )
+from crossfuse.training.warm_start import warm_start
 
 __all__ = ["add_evaluate_arguments", "add_train_arguments", "evaluate", "train"]
 
@@ -49,8 +50,9 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fusion", default="joint", choices=("joint", "sequential", "class_token", "none")
     )
-    parser.add_argument("--width", type=int, default=48)
+    parser.add_argument("--width", type=int, default=44)
     parser.add_argument("--distil", type=float, default=0.0, help="weight of the teacher, 0 to 1")
+    parser.add_argument("--start", help="weights to begin with, for other classes too")
     parser.add_argument("--epochs", type=float, default=30.0)
     parser.add_argument("--minutes", type=float, help="end after so many minutes instead")
     parser.add_argument("--batch", type=int, default=64)
@@ -82,7 +84,7 @@ class Source:
     targets: Tensor
     usable: np.ndarray
     arguments: argparse.Namespace
-    side: int
+    config: MMViTConfig
 
     def batches(
         self, generator: np.random.Generator
@@ -101,7 +103,9 @@ class Source:
                 yield self._taps(index), targets, pooled
                 continue
             pixels = torch.from_numpy(self.photographs.pixels[index])
-            images = augmentation.shifted_crops(distillation.to_teacher(pixels, self.side))
+            images = augmentation.shifted_crops(
+                distillation.to_teacher(pixels, self.config.image_size)
+            )
             images = augmentation.jittered(augmentation.flipped(images))
             images, targets = augmentation.mixed(images, targets, self.arguments.mixup)
             yield augmentation.erased(images), targets, pooled
@@ -109,9 +113,11 @@ class Source:
     def _taps(self, index: np.ndarray) -> tuple[Tensor, ...]:
         """Stored maps, half of them mirrored: nearly what the stem makes of a mirrored picture."""
         assert self.features is not None
-        fine, coarse = self.features.taps(index)
         flip = (torch.rand(len(index)) < 0.5)[:, None, None, None]
-        return torch.where(flip, fine.flip(3), fine), torch.where(flip, coarse.flip(3), coarse)
+        return tuple(
+            torch.where(flip, part.flip(3), part) if len(part) else part
+            for part in self.features.taps(index, self.config)
+        )
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -130,7 +136,14 @@ def train(arguments: argparse.Namespace) -> None:
     if config.stem == "lite2":
         state = distillation.load_lite2().state_dict()
         model.stem.load_state_dict(distillation.front_state(state))
-    source = make_source(photographs, features, arguments)
+    if arguments.start:
+        begun, _ = weights.load_weights(arguments.start)
+        same = {k: v for k, v in begun.items() if v.shape == model.state_dict()[k].shape}
+        model.load_state_dict(same, strict=False)
+    source = make_source(photographs, features, config, arguments)
+    if features is not None and config.stem == "lite2" and not arguments.start:
+        chosen = source.usable[:: max(1, len(source.usable) // 6000)]
+        warm_start(model, features, chosen, photographs.labels[chosen])
     state = fit(model, source, arguments)
     model.load_state_dict(state, strict=False)
     validation = cached_photographs(arguments, "val")
@@ -163,6 +176,7 @@ def cached_photographs(arguments: argparse.Namespace, split: str) -> Photographs
 def make_source(
     photographs: Photographs,
     features: distillation.TeacherFeatures | None,
+    config: MMViTConfig,
     arguments: argparse.Namespace,
     smoothing: float = 0.1,
 ) -> Source:
@@ -184,7 +198,7 @@ def make_source(
             )
             soft = logits[:, matched].softmax(-1)
             targets[usable] = torch.lerp(targets[usable], soft, arguments.distil)
-    return Source(photographs, features, targets, usable, arguments, arguments.side)
+    return Source(photographs, features, targets, usable, arguments, config)
 
 
 def fit(model: MMViT, source: Source, arguments: argparse.Namespace) -> dict[str, Tensor]:
@@ -199,6 +213,7 @@ def fit(model: MMViT, source: Source, arguments: argparse.Namespace) -> dict[str
         [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
         lr=arguments.rate,
         betas=(0.9, 0.98),
+        fused=True,
     )
     average = {name: p.detach().clone() for name, p in trained.items()}
     step, seen, elapsed = 0, 0, 0.0
@@ -211,6 +226,8 @@ def fit(model: MMViT, source: Source, arguments: argparse.Namespace) -> dict[str
         model.load_state_dict(saved["model"])
         projection.load_state_dict(saved["projection"])
         optimiser.load_state_dict(saved["optimiser"])
+        for group in optimiser.param_groups:
+            group["fused"] = True
         average, step, seen = saved["average"], saved["step"], saved["seen"]
         elapsed = saved["elapsed"]
     total = arguments.epochs * len(source.usable)
@@ -235,6 +252,7 @@ def fit(model: MMViT, source: Source, arguments: argparse.Namespace) -> dict[str
         return elapsed / (60 * arguments.minutes) if arguments.minutes else seen / total
 
     generator = np.random.default_rng((arguments.seed, step))
+    first = step
     image = (arguments.side, arguments.side)
     last_saved = last = time.monotonic()
     running = 0.0
@@ -260,14 +278,14 @@ def fit(model: MMViT, source: Source, arguments: argparse.Namespace) -> dict[str
             step, seen = step + 1, seen + len(targets)
             decay = min(0.998, step / (step + 20))
             with torch.no_grad():
-                for name, parameter in trained.items():
-                    average[name].lerp_(parameter, 1 - decay)
+                torch._foreach_lerp_(list(average.values()), list(trained.values()), 1 - decay)
             now = time.monotonic()
             elapsed, last = elapsed + now - last, now
             if step % 50 == 0:
                 print(
                     f"step {step}  epoch {seen / len(source.usable):.2f}  "
-                    f"loss {running / (1 - 0.98**step):.3f}  {seen / elapsed:.1f} photographs/s  "
+                    f"loss {running / (1 - 0.98 ** max(step - first, 1)):.3f}  "
+                    f"{seen / elapsed:.1f} photographs/s  "
                     f"done {progress():.3f}",
                     flush=True,
                 )
@@ -289,8 +307,8 @@ def _card(
     state: dict[str, Tensor],
 ) -> dict[str, Any]:
     stem = (
-        "The stem is the first 15 blocks of EfficientNet-Lite2 (ImageNet-1K weights, Apache-2.0), "
-        "frozen; everything after it was trained here."
+        "The stem is the first 20 of 21 blocks of EfficientNet-Lite2 (ImageNet-1K weights, "
+        "Apache-2.0), frozen; the views and the pyramid on it were trained here."
         if config.stem == "lite2"
         else "Nothing in it was trained elsewhere."
     )
@@ -300,6 +318,7 @@ def _card(
         if arguments.distil > 0
         else ""
     )
+    begun = f" Begun with the weights {arguments.start}." if arguments.start else ""
     return {
         "model": "mmvit",
         "config": asdict(config),
@@ -307,7 +326,7 @@ def _card(
         "data": f"{arguments.data.name}: {len(photographs)} photographs, "
         f"{len(photographs.classes)} classes, {arguments.side} px",
         "licence": "Learnt from ImageNet photographs: non-commercial research and education.",
-        "recipe": f"{stem}{teacher} A reduced model, not the paper's.",
+        "recipe": f"{stem}{teacher}{begun} A reduced model, not the paper's.",
         "seed": arguments.seed,
         "trained_parameters": sum(value.numel() for value in state.values()),
         "calibration": calibration,

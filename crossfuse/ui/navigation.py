@@ -38,6 +38,7 @@ PAGES: tuple[PageEntry, ...] = (
     PageEntry("mmca", "translate"),
     PageEntry("eeg", "neurology"),
     PageEntry("mit", "view_in_ar"),
+    PageEntry("mmvit", "grid_view"),
     PageEntry("about", "info"),
 )
 

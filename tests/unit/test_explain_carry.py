@@ -116,7 +116,8 @@ def test_carried_maps_cover_every_token_that_enters_the_pyramid(change: dict) ->
     assert carried.shape == (1, tokens)
     assert carried.sum() == pytest.approx(1.0, abs=1e-5)
     first, second = carried_maps(model, output, output.logits[0, 0], size)
-    np.testing.assert_allclose(first.weights[0, 0], carried[0], rtol=1e-4)
+    cells = carried[0, 1:] / carried[0, 1:].sum()  # all but the class token
+    np.testing.assert_allclose(first.weights[0, 0], cells, rtol=1e-4)
     assert second.direction == "relevance"
     assert np.isfinite(second.weights).all()
 

@@ -193,7 +193,7 @@ def _front_with_gradients(model: MMViT, images: torch.Tensor) -> tuple[torch.Ten
     taps = []
     for index, block in enumerate(model.stem.blocks):
         x = block(x)
-        if index in (6, 14):
+        if index in (6, 14, 19):
             taps.append(x)
     return tuple(taps)
 
