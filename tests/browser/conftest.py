@@ -25,7 +25,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 30_000  # ms; test machines are small and busy
+PATIENCE = 60_000  # ms; test machines are small and busy
 expect.set_options(timeout=PATIENCE)
 ARGUMENTS = [
     "--no-sandbox",
