@@ -59,7 +59,7 @@ def draw(result: Result, photo: Photo, word: str = "") -> None:
         layout=[[0], [1, 2]],
         height=400,
         selection=Selection("tokens", first_word(trace, word)),
-        settings={"stage": "cross", "scale": "row", "smooth": True},
+        settings={"stage": "cross", "scale": "row", "conditional": True, "smooth": True},
         texts=stage_texts(),
         model=trace.model,
         trace_meta=trace.meta,
@@ -105,7 +105,7 @@ def heads(result: Result, photo: Photo, word: str = "") -> None:
         layout=[[0], *lines, [1 + count, 2 + count]],
         height=240,
         selection=Selection("tokens", first_word(trace, word)),
-        settings={"stage": "cross", "scale": "row", "smooth": True},
+        settings={"stage": "cross", "scale": "row", "conditional": True, "smooth": True},
         texts=stage_texts(),
         on_select="ignore",
     )
