@@ -94,7 +94,7 @@ def layers_of(model: MMViT, maps: Sequence[np.ndarray], image: tuple[int, int]) 
     entries = list(model.layouts(image).values())
     streams = model.stream_layouts(image)
     layers = []
-    for index, block in enumerate(model.blocks):
+    for index, block in enumerate(model.pyramid):
         inside, outside = streams[index], streams[index + 1]
         column = _starts(inside)
         row = _starts(outside)

@@ -204,10 +204,15 @@ class MMViT(nn.Module):
             for view in (int(name) for name in self.embeddings)
         }
 
+    @property
+    def pyramid(self) -> tuple[Block, ...]:
+        """The blocks in order."""
+        return tuple(block for block in self.blocks if isinstance(block, Block))
+
     def stream_layouts(self, image: tuple[int, int]) -> list[dict[int, Layout]]:
         """Where the tokens of every view lie before each block, and after the last one."""
         found = [self.view_layouts(image)]
-        for block in self.blocks:
+        for block in self.pyramid:
             found.append(block.after(found[-1]))
         return found
 
@@ -222,8 +227,8 @@ class MMViT(nn.Module):
                 queries={v: attention.query_layout(streams[index][v]) for v in attention.asking},
                 keys={v: streams[index][v].pooled(attention.key_stride) for v in attention.asked},
             )
-            for index, block in enumerate(self.blocks)
-            for attention in block.attentions
+            for index, block in enumerate(self.pyramid)
+            for attention in block.groups
         )
         return {entry.name: entry for entry in entries}
 

@@ -175,7 +175,7 @@ class Block(nn.Module):
         result: dict[int, Stream] = {}
         maps: list[LayerMap] = []
         stage = f"stage {self.plan.stage + 1}"
-        for attention in self.attentions:
+        for attention in self.groups:
             direction = self.direction(attention)
             wish = want if isinstance(want, Want) else want.get(f"{stage}/{index}/{direction}")
             attended, found, value = attention(normed, wish or NOTHING)
@@ -201,6 +201,11 @@ class Block(nn.Module):
                     )
                 )
         return result, maps
+
+    @property
+    def groups(self) -> tuple[PoolingAttention, ...]:
+        """The attentions of this block: one for each group of views that share a softmax."""
+        return tuple(part for part in self.attentions if isinstance(part, PoolingAttention))
 
     def after(self, layouts: dict[int, Layout]) -> dict[int, Layout]:
         """Where the tokens lie that leave this block."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ class Teacher(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        network = load_lite2()
+        network: Any = load_lite2()
         self.front = FrozenFront()
         self.front.load_state_dict(front_state(network.state_dict()))
         self.rest = nn.ModuleList(network._blocks[20:])
@@ -136,7 +137,7 @@ def prepare(
     features = open_features(folder, len(pixels), create=True)
     order = np.random.default_rng(7).permutation(len(pixels))[shard::shards]
     missing = order[~features.done[order]]
-    teacher = Teacher().to(memory_format=torch.channels_last) if len(missing) else None
+    teacher = Teacher() if len(missing) else None
     for start in range(0, len(missing), batch):
         assert teacher is not None
         index = missing[start : start + batch]

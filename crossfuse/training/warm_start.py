@@ -38,8 +38,9 @@ def warm_start(
             first.weight.copy_(directions.T[:, :, None, None])
             assert first.bias is not None
             first.bias.copy_(-pooled.mean(0) @ directions)
-    for block in model.blocks:
+    for block in model.pyramid:
         for shortcut in block.shortcuts.values():
+            assert isinstance(shortcut, nn.Linear)
             shortcut.weight[: shortcut.in_features] += torch.eye(shortcut.in_features)
     side = model.config.image_size
     parts = []

@@ -9,7 +9,7 @@ import streamlit as st
 
 from crossfuse.data.images import Photo
 from crossfuse.engine.messages import Request, Result
-from crossfuse.geometry import Tokens
+from crossfuse.geometry import Geometry, Joined, Tokens
 from crossfuse.trace import AttentionMap, Trace
 from crossfuse.ui.linked_view import Selection, linked_view
 from crossfuse.ui.linked_view.panels import ImageGridPanel
@@ -119,17 +119,23 @@ def stability(inputs: dict[str, Any], options: dict[str, Any], photo: Photo, bas
     upright, turned = photo, mirrored(photo)
     if options["flip"]:
         upright, turned = turned, upright
-    panels = []
+    panels, maps = [], []
+    geometries: dict[str, Geometry] = {"prediction": trace.geometries["prediction"]}
     for name, best, share in zip(
         outputs["variations"], outputs["best"], outputs["probability"], strict=True
     ):
         entry = trace.select(direction=name)[0]
+        cells = trace.geometries[entry.key]
+        assert isinstance(cells, Joined)
+        # The finest view alone, as shares of its own sum: the same scale for every change.
+        weights = entry.weights[..., cells.span("view 1")]
+        maps.append(replace(entry, weights=weights / max(float(weights.sum()), 1e-12)))
+        geometries[entry.key] = cells.parts[cells.part_names.index("view 1")]
         image = turned if name == "mirrored" else upright
         panels.append(
             ImageGridPanel(
                 entry.key,
                 title=f"{t(f'mmvit.change_{slug(name)}')} · {short(best)} {100 * share:.0f} %",
-                part="view 1",
                 role="key",
                 fixed={"direction": name},
                 image=image.pixels,
@@ -138,8 +144,8 @@ def stability(inputs: dict[str, Any], options: dict[str, Any], photo: Photo, bas
     linked_view(
         "mmvit_stable",
         panels,
-        trace.maps,
-        trace.geometries,
+        maps,
+        geometries,
         title=t("mmvit.section_stable"),
         layout=[range(3), range(3, len(panels))],
         height=230,
