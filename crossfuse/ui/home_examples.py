@@ -13,7 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from crossfuse.data.images import read_image, sample_photo
-from crossfuse.geometry import Channels, Geometry, ImageGrid, Regions
+from crossfuse.geometry import (
+    Channels,
+    Geometry,
+    ImageGrid,
+    Joined,
+    PointSegments,
+    Regions,
+)
 from crossfuse.trace import Trace, load
 from crossfuse.ui.linked_view import (
     ImageGridPanel,
@@ -23,7 +30,7 @@ from crossfuse.ui.linked_view import (
     WordsPanel,
     linked_view,
 )
-from crossfuse.ui.linked_view.panels import ScalpPanel
+from crossfuse.ui.linked_view.panels import PointsPanel, ScalpPanel
 
 HOME = Path(__file__).resolve().parents[2] / "assets" / "home"
 
@@ -39,7 +46,11 @@ def show_example(name: str, *, height: int = 240) -> None:
     first = trace.meta.get("first")
     linked_view(
         f"home_{name}",
-        [_panel(key, geometry, images.get(key)) for key, geometry in trace.geometries.items()],
+        [
+            panel
+            for key, geometry in trace.geometries.items()
+            for panel in _panels(name, key, geometry, images.get(key))
+        ],
         trace.maps,
         trace.geometries,
         height=height,
@@ -50,14 +61,29 @@ def show_example(name: str, *, height: int = 240) -> None:
     )
 
 
-def _panel(name: str, geometry: Geometry, image: np.ndarray | None) -> Panel:
+def _panels(example: str, name: str, geometry: Geometry, image: np.ndarray | None) -> list[Panel]:
+    if isinstance(geometry, Joined):  # views of one photograph
+        return [ImageGridPanel(name, part=part, image=image) for part in geometry.part_names]
+    if isinstance(geometry, PointSegments):
+        return [_points(example, name)]
     if isinstance(geometry, Regions):
-        return RegionsPanel(name, image=image)
+        return [RegionsPanel(name, image=image)]
     if isinstance(geometry, ImageGrid):
-        return ImageGridPanel(name, image=image)
+        return [ImageGridPanel(name, image=image)]
     if isinstance(geometry, Channels):
-        return ScalpPanel(name, positions=geometry.positions)
-    return WordsPanel(name)
+        return [ScalpPanel(name, positions=geometry.positions)]
+    return [WordsPanel(name)]
+
+
+@lru_cache(maxsize=2)
+def _points(example: str, name: str) -> Panel:
+    with np.load(HOME / f"{example}_points.npz", allow_pickle=False) as stored:
+        return PointsPanel(
+            name,
+            positions=stored["positions"].astype(np.float32),
+            colours=stored["colours"],
+            segment=stored["segment"],
+        )
 
 
 @lru_cache(maxsize=16)

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from crossfuse.engine import Context, Request
-from crossfuse.geometry import ImageGrid, Joined
+from crossfuse.geometry import ClassTokens, ImageGrid, Joined
 from crossfuse.trace import Trace
 from crossfuse.ui.home_examples import HOME
 
@@ -70,10 +70,54 @@ def eeg() -> Trace:
     return Trace("mca_eeg", {"channels": channels}, (entry,), {"first": ["channels", 0]})
 
 
+def mmvit() -> Trace:
+    """Which cells of both views the winning class rests on, by relevance."""
+    from crossfuse.pipelines import mmvit as pipeline
+
+    sample = "chelsea"
+    request = Request("mmvit", {"sample": sample}, {"carry": True})
+    trace = pipeline.run(request, Context()).trace
+    assert trace is not None
+    entry = next(entry for entry in trace if entry.direction == "relevance")
+    geometries = {name: trace.geometries[name] for name in (entry.query, entry.key)}
+    meta = {"first": [entry.query, 0], "photos": {entry.key: sample}}
+    return Trace("mmvit", geometries, (entry,), meta)
+
+
+def mit() -> Trace:
+    """Which supervoxels of a room each class token reads; the points go into a file beside it."""
+    from crossfuse.pipelines import mit as pipeline
+    from crossfuse.ui.mit.page import FIRST
+
+    result = pipeline.run(Request("mit", {"cloud": FIRST}), Context())
+    assert result.trace is not None
+    entry = result.trace.select(stage="decoder", direction="classes->points")[-1]
+    classes, joined = result.trace.geometries[entry.query], result.trace.geometries[entry.key]
+    assert isinstance(joined, Joined)
+    there = np.argsort(-result.outputs["tags"])[:6]
+    mean = entry.weights.astype(np.float32).mean(axis=0, keepdims=True)[:, there]
+    names = ClassTokens(tuple(classes.labels[index] for index in there))
+    entry = replace(
+        entry, query="classes", key="segments", weights=mean.astype(np.float16), rows=None,
+        heads=("mean",),
+    )  # fmt: skip
+    np.savez_compressed(
+        HOME / "mit_points.npz",
+        positions=result.outputs["positions"][:POINTS].astype(np.float16),
+        colours=result.outputs["colours"][:POINTS],
+        segment=result.outputs["segment"][:POINTS],
+    )
+    geometries = {"classes": names, "segments": joined.parts[0]}
+    return Trace("mit", geometries, (entry,), {"first": ["classes", 0]})
+
+
+POINTS = 16_000  # shown on the home page
 RECIPES: dict[str, Callable[[], Trace]] = {
     "photographs": photographs,
     "mmca": mmca,
     "eeg": eeg,
+    "mmvit": mmvit,
+    "mit": mit,
 }
 
 

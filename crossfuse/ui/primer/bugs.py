@@ -115,7 +115,9 @@ def _pictures(found: Result, wrong: Evidence, right: Evidence) -> None:
         (weight_blocks(wrong.look.numpy()), "bugs_look_wrong"),
     ]
     for line in (pictures[:3], pictures[3:]):
-        for column, (picture, key) in zip(st.columns(3, gap="small", wrap=False), line, strict=True):
+        for column, (picture, key) in zip(
+            st.columns(3, gap="small", wrap=False), line, strict=True
+        ):
             column.image(picture, width="stretch", caption=t(f"primer.{key}"))
 
 
