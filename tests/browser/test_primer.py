@@ -27,11 +27,13 @@ def test_a_link_to_a_page_opens_it_within_the_frame(app_url, page):
 
 def test_home_is_alive_at_first_sight(app_url, page):
     page.goto(app_url)
-    view = page.locator(".view[data-paints]")
+    view = page.locator(".st-key-home_photographs .view[data-paints]")
     expect(view.locator(".says")).to_contain_text("looks most at", timeout=LONG)
     before = view.locator(".says").inner_text()
     view.locator("canvas").first.hover(position={"x": 40, "y": 260})
     expect(view.locator(".says")).not_to_have_text(before)
+    for name in ("mmca", "eeg", "mit", "mmvit"):
+        expect(page.locator(f".st-key-home_{name} .view[data-paints]")).to_be_attached(timeout=LONG)
 
 
 def test_the_language_switch_keeps_every_choice(app_url, page):
