@@ -135,6 +135,21 @@ class DropPath(nn.Module):
         return x * (torch.rand(len(x), 1, 1, device=x.device) < keep) / keep
 
 
+class Standardise(nn.Module):
+    """(x - mean) / spread, held within -4..4. Position in the plane says nothing: it becomes 0."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("spread", torch.ones(width))
+        self.mean: Tensor
+        self.spread: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = ((x - self.mean) / self.spread).clamp(-4, 4)
+        return torch.cat([torch.zeros_like(z[..., :2]), z[..., 2:]], -1)
+
+
 class Mlp(nn.Sequential):
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__(
@@ -230,6 +245,15 @@ class MIT(nn.Module):
         self.lift = nn.Linear(made, width) if made != width else nn.Identity()
         extra = SHAPE_FEATURES if config.shape else 0
         self.place = nn.Sequential(nn.Linear(3 + extra, width), nn.ReLU(), nn.Linear(width, width))
+        if config.shape:
+            self.place = nn.Sequential(
+                Standardise(3 + extra),
+                nn.Linear(3 + extra, width),
+                nn.ReLU(),
+                nn.Linear(width, width),
+                nn.ReLU(),
+                nn.Linear(width, width),
+            )
         self.view_in = nn.Linear(config.view_features, width)
         self.view_position = nn.Parameter(torch.randn(max(config.views, 1), width) * 0.02)
         if not config.views:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from crossfuse.data.rooms import CLASSES
 from crossfuse.errors import CrossfuseError
-from crossfuse.models.mit import MIT, MITConfig
+from crossfuse.models.mit import MIT, MITConfig, Standardise
 from crossfuse.training.mit_data import Scan, load_scans, scan_inputs
 from crossfuse.training.mit_losses import (
     candidate_loss,
@@ -47,7 +47,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "second_stage": ("pseudo", {"decoder_depth": 0}, "3-D only, pseudo-labels of 'interlaced'"),
 }
 BATCH = 4
-ROOMS = 84  # training rooms of the published weights
+ROOMS = 85  # training rooms of the published weights
 FALSE_ALARMS = 0.03
 COPIES = 1  # augmented poolings of a scan
 
@@ -99,7 +99,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     if kind == "tags" and not path.is_file():
         _begin(model, scans, pooled, often, args.seed, args.first_steps)
     loss = _fusion_loss(kind, pseudo, pooled, often)
-    _run(model, scans, path, args.steps, args.seed, 1e-3, loss)
+    slow = ("place.", "cam_3d.", "cam_2d.", "view_in.") if kind == "tags" else ()
+    _run(model, scans, path, args.steps, args.seed, 1e-3, loss, slow=slow)
     if kind == "tags":
         calibrate(model.eval(), scans)
     result = score(model.eval(), load_scans(args.data, "val", image_encoder, partial=False))
@@ -137,6 +138,7 @@ def _run(
     rate: float,
     loss: Loss,
     parts: tuple[str, ...] = ("",),
+    slow: tuple[str, ...] = (),
 ) -> None:
     """Optimise the parameters whose names begin with ``parts`` until ``steps``.
 
@@ -145,9 +147,18 @@ def _run(
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and n.startswith(parts)]
     wide = [p for _, p in named if p.ndim > 1]
     flat = [p for _, p in named if p.ndim <= 1]
-    optimiser = torch.optim.AdamW(
-        [{"params": wide, "weight_decay": 0.02}, {"params": flat, "weight_decay": 0.0}], lr=rate
-    )
+    # What already means something moves slowly.
+    early = {id(p) for n, p in named if n.startswith(slow)}
+    groups = [
+        {
+            "params": [p for p in part if (id(p) in early) == late],
+            "weight_decay": decay,
+            "share": 0.2 if late else 1.0,
+        }
+        for part, decay in ((wide, 0.02), (flat, 0.0))
+        for late in (False, True)
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=rate)
     first = 0
     if path.is_file():
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -167,7 +178,7 @@ def _run(
         torch.manual_seed(seed * 100_003 + step)
         warm, left = min(1.0, (step + 1) / (0.1 * steps)), step / steps
         for group in optimiser.param_groups:
-            group["lr"] = rate * warm * (0.5 + 0.5 * math.cos(math.pi * left))
+            group["lr"] = rate * group["share"] * warm * (0.5 + 0.5 * math.cos(math.pi * left))
         optimiser.zero_grad()
         for index in rng.choice(len(scans), BATCH, replace=False):
             value = loss(model, scans[index], (rng, left)) / BATCH
@@ -303,22 +314,23 @@ def _begin(
     takes seconds; the transformer then starts from a CAM that means something.
     """
     rng = np.random.default_rng([seed, 99])
-    batch = min(16, len(scans))
+    batch = min(20, len(scans))
     places = torch.cat([pooled[scan.name][0]["places"][0] for scan in scans])
     mean, spread = places.mean(0), places.std(0) + 1e-6
-    first, last = model.place[0], model.place[2]
-    with torch.no_grad():  # the first layer standardises; the position in the plane is left out
-        first.weight /= spread
-        first.weight[:, :2] = 0
-        first.bias -= first.weight @ mean
+    standard = cast(Standardise, model.place[0])
+    with torch.no_grad():
+        standard.mean.copy_(mean)
+        standard.spread.copy_(spread)
         cast(torch.nn.Linear, model.lift).weight.zero_()
         cast(torch.nn.Linear, model.lift).bias.zero_()
+    for part in (model.place, model.cam_3d):  # the backbone's step has left its own values here
+        for layer in part.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.reset_parameters()
     learnt = [
-        *first.parameters(),
-        *last.parameters(),
-        *model.cam_3d.parameters(),
-        *model.view_in.parameters(),
-        *model.cam_2d.parameters(),
+        parameter
+        for part in (model.place, model.cam_3d, model.view_in, model.cam_2d)
+        for parameter in part.parameters()
     ]
     optimiser = torch.optim.AdamW(learnt, lr=4e-3, weight_decay=0.02)
     for step in range(steps):
@@ -368,7 +380,7 @@ def calibrate(
         sizes.append(torch.from_numpy(scan.histogram.sum(1)).float())
         absent.append(~torch.from_numpy(scan.tags).expand(len(sizes[-1]), -1))
     size, missing = torch.cat(sizes), torch.cat(absent)
-    last = cast(torch.nn.Linear, cast(torch.nn.Sequential, model.cam_decoded)[-1])
+    last = cast(torch.nn.Linear, model.cam_decoded[-1])
     for c in range(len(model.config.classes)):
         where = missing[:, c]
         if c in model.config.everywhere or not where.any():
@@ -446,7 +458,7 @@ def load_variant(out: Path, variant: str, seed: int) -> MIT:
     if not path.is_file():
         raise CrossfuseError(f"{path} is not there: crossfuse train mit --variant {variant}")
     state = torch.load(path, map_location="cpu", weights_only=True)
-    config = {
+    config: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(state["config"]).items()
     }
     model = MIT(MITConfig(**config))

@@ -122,7 +122,7 @@ def test_las_and_meshes(cloud, tmp_path: Path) -> None:
     xyz, rgb = cloud
     las = laspy.LasData(laspy.LasHeader(point_format=2, version="1.2"))
     las.header.offsets, las.header.scales = [500_000, 4_000_000, 0], [1e-4] * 3
-    las.x, las.y, las.z = (xyz.astype(np.float64) + [500_000, 4_000_000, 0]).T
+    las.x, las.y, las.z = (xyz.astype(np.float64) + np.array([500_000, 4_000_000, 0])).T
     las.red, las.green, las.blue = (rgb.astype(np.uint16) * 257).T
     for ending in ("las", "laz"):
         las.write(tmp_path / f"a.{ending}")

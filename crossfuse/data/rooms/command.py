@@ -10,7 +10,7 @@ from crossfuse.data.rooms.compose import generate
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write to; resumable")
-    parser.add_argument("--scenes", type=int, default=84, help="training rooms")
+    parser.add_argument("--scenes", type=int, default=85, help="training rooms")
     parser.add_argument("--val-scenes", type=int, default=None, help="by default a third as many")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument(
