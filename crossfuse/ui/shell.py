@@ -114,7 +114,7 @@ def page_header(name: str) -> None:
 
 def show_error(error: CrossfuseError) -> None:
     """Show the sentence of one of our errors as it is: no traceback, no Markdown."""
-    with st.container(border=True, key=f"error_{abs(hash(str(error)))}"):
+    with st.container(border=True):
         st.markdown(f":red[:material/error:] **{t('shell.error')}**")
         st.text(str(error))
 
