@@ -196,7 +196,7 @@ def summary(result: Result) -> None:
     st.caption(f":material/info: {t('eeg.care')}")
 
 
-def relevance(result: Result) -> tuple[int, int | None]:
+def relevance(result: Result, digest: str) -> tuple[int, int | None]:
     """The linked view of cells and head; returns the window in hand and the pinned sensor."""
     st.subheader(t("eeg.relevance"), anchor="relevance")
     names = eeg_view.methods(result)
@@ -211,15 +211,17 @@ def relevance(result: Result) -> tuple[int, int | None]:
         )
     st.caption(t(f"eeg.method_{method}_says"))
     pin = eeg_view.relevance_view(result, method)
-    window = st.session_state.get("_eeg_window", eeg_view.peak(result)[1])
+    # The window in hand belongs to one answer: another recording starts at its own peak.
+    held, window = st.session_state.get("_eeg_window", ("", 0))
+    if held != digest:
+        window = eeg_view.peak(result)[1]
     channel = None
     windows = result.outputs["de"].shape[2]
     if pin is not None and pin.geometry == "cells":
         window = pin.item % windows
-    elif pin is not None:
+    elif pin is not None and pin.item < len(result.outputs["de"]):
         channel = pin.item
-    window = min(window, windows - 1)
-    st.session_state["_eeg_window"] = window
+    st.session_state["_eeg_window"] = (digest, window)
     return window, channel
 
 
@@ -325,7 +327,7 @@ def page() -> None:
         result = run_job(request)
         if result is not None and result.trace is not None:
             summary(result)
-            window, channel = relevance(result)
+            window, channel = relevance(result, request.digest)
             fusion(result, window, channel)
             raw(result, request.digest, window)
             take_away(result)

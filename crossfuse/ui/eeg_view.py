@@ -137,8 +137,7 @@ def fusion_view(result: Result, window: int, channel: int | None) -> Selection |
         selection=None if channel is None else Selection("channels", channel),
         settings={"scale": "row", "top": 3, "head": 0},
         texts={
-            "head": t("eeg.band"),
-            "heads": t("eeg.band"),
+            "axis_head": t("eeg.band"),
             "stage.fusion": t("eeg.stage_fusion"),
             "direction.DE asks PSD": t("eeg.direction_de_psd"),
             "direction.PSD asks DE": t("eeg.direction_psd_de"),

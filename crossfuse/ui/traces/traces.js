@@ -319,7 +319,7 @@ export default function ({ data, parentElement, setStateValue }) {
   }
   if (fresh) { view.start = 0; measure(view); }
   const mark = JSON.stringify(data.meta.mark);
-  if (mark !== view.marked) {
+  if (fresh || mark !== view.marked) {
     view.marked = mark;
     if (data.meta.mark) {
       const [a, b] = data.meta.mark;
