@@ -334,9 +334,9 @@ def window_filtered_variance(
         windows = channel.unfold(-1, length, 1)
         for begin in range(0, len(starts), 4096):
             part = (windows[starts[begin : begin + 4096]] @ basis).split(widths, dim=1)
-            for band, projected in enumerate(part):
+            for index, projected in enumerate(part):
                 power = projected.square().sum(-1)
-                out[row, band, begin : begin + 4096] = power
+                out[row, index, begin : begin + 4096] = power
     return out
 
 
@@ -355,7 +355,9 @@ def power_spectral_density(signal: Tensor, rate: float, recipe: FeatureRecipe) -
     parts = []
     for part in signal.split(8):
         power = segment_power(part.float(), every, segment, rate, recipe.taper, top)
-        window = sum(power[:, place[:, k]] for k in range(place.shape[1])) / place.shape[1]
+        window = torch.zeros(())
+        for column in place.T:  # one segment at a time: together they are the largest array here
+            window = window + power[:, column] / len(place.T)
         decibel = 10 * torch.log10(window.clamp_min(SILENCE))
         parts.append(torch.stack([decibel[..., b].mean(-1) for b in bins], dim=1))
     return torch.cat(parts)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from crossfuse.geometry import Channels
 from crossfuse.trace import AttentionMap
 from crossfuse.ui.linked_view import Selection, linked_view
 from crossfuse.ui.linked_view.panels import MatrixPanel, ScalpPanel, TimeFrequencyPanel
@@ -62,7 +63,7 @@ def strongest_first(entry: AttentionMap, cells: np.ndarray) -> AttentionMap:
 def relevance_view(result: Result, method: str) -> Selection | None:
     """Bands x windows beside the head: what the score rests on."""
     assert result.trace is not None
-    channels = result.trace.geometries["channels"]
+    channels = cast(Channels, result.trace.geometries["channels"])
     cells = effects(result)
     entry = strongest_first(result.trace.select(stage="relevance", direction=method)[0], cells)
     total = entry.weights[0].sum(0)
@@ -110,7 +111,7 @@ def relevance_view(result: Result, method: str) -> Selection | None:
 def fusion_view(result: Result, window: int, channel: int | None) -> Selection | None:
     """Channel x channel: whom a sensor asks, DE -> PSD beside PSD -> DE."""
     assert result.trace is not None
-    channels = result.trace.geometries["channels"]
+    channels = cast(Channels, result.trace.geometries["channels"])
     held = sorted({entry.layer for entry in result.trace.select(stage="fusion")})
     nearest = min(held, key=lambda one: abs(one - window))
     maps = result.trace.select(stage="fusion", layer=nearest)

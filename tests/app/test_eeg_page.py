@@ -35,7 +35,7 @@ def test_example_then_upload_then_garbage() -> None:
     app = settle(open_page(), 3)
     assert not app.exception
     assert len(app.get("bidi_component")) == 3
-    assert [metric.label for metric in app.metric][0].startswith("Windows judged")
+    assert next(metric.label for metric in app.metric).startswith("Windows judged")
     app.query_params["eeg_source"] = "upload"
     app.run()
     assert not app.exception

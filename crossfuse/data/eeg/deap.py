@@ -107,6 +107,7 @@ def load_arrays(data: bytes) -> dict[str, np.ndarray]:
 def _interpret(data: bytes) -> Any:
     machine = _Machine()
     stack, memo = machine.stack, machine.memo
+    argument: Any
     for opcode, argument, _ in pickletools.genops(data):
         name = opcode.name
         if name in ("PROTO", "FRAME"):

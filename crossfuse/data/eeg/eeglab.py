@@ -68,7 +68,10 @@ def read_set(
 ) -> Recording:
     """A recording from the variables of a .set; ``companion(name)`` gives the .fdt or None."""
     eeg = document.get("EEG")
-    field = (lambda name: getattr(eeg, name, None)) if eeg is not None else document.get
+
+    def field(name: str) -> Any:
+        return getattr(eeg, name, None) if eeg is not None else document.get(name)
+
     try:
         rate, channels = float(field("srate")), int(field("nbchan"))
         points, trials = int(field("pnts")), int(field("trials") or 1)

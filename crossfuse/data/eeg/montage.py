@@ -55,7 +55,7 @@ def standard_positions() -> dict[str, tuple[float, float, float]]:
     names = mne.channels.get_builtin_montages()
     name = next(n for n in ("colin27_1005", "standard_1005") if n in names)
     places = mne.channels.make_standard_montage(name).get_positions()["ch_pos"]
-    return {name: tuple(float(v) for v in place) for name, place in places.items()}
+    return {name: (float(x), float(y), float(z)) for name, (x, y, z) in places.items()}
 
 
 @lru_cache(maxsize=1)
