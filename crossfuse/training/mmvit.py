@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from crossfuse import weights
 from crossfuse.data.image_folders import Photographs, read_photographs
+from crossfuse.errors import CrossfuseError
 from crossfuse.models.mmvit import MMViT, MMViTConfig
 from crossfuse.training import augmentation, distillation
 from crossfuse.training.mmvit_evaluation import (
@@ -202,7 +203,16 @@ def make_source(
 
 
 def fit(model: MMViT, source: Source, arguments: argparse.Namespace) -> dict[str, Tensor]:
-    """The training loop; returns the averaged weights (EMA) of the trained part."""
+    """The training loop; returns the averaged weights (EMA) of the trained part.
+
+    Raises:
+        CrossfuseError: fewer photographs than one batch takes.
+    """
+    if len(source.usable) < arguments.batch:
+        raise CrossfuseError(
+            f"There are {len(source.usable)} photographs to train on, fewer than one batch of "
+            f"{arguments.batch}; a smaller --batch would work."
+        )
     device = torch.device(arguments.device)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     projection = nn.Linear(model.head.in_features, 1280)
