@@ -1,0 +1,351 @@
+"""MMViT's recipes on a miniature of a data set: training, resuming, calibration, evaluation."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from crossfuse import cli, registry, weights
+from crossfuse.errors import CrossfuseError
+from crossfuse.models.mmvit import MMViT, MMViTConfig
+from crossfuse.training import distillation, mmvit, mmvit_ablation, mmvit_sound
+from crossfuse.training.mmvit_evaluation import fit_temperature, measure, rejection
+from crossfuse.training.warm_start import discriminants, warm_start
+
+COLOURS = {"n01": (200, 40, 40), "n02": (40, 180, 60), "n03": (50, 60, 210)}
+TRAIN, VAL = 8, 4  # photographs of each class
+SCRATCH = ("--stem", "convolutions", "--side", "32", "--width", "16", "--rate", "0.01")
+SHORT = ("--batch", "8", "--threads", "1")
+
+
+def write_photographs(folder: Path, colours: dict[str, tuple[int, int, int]], count: int) -> None:
+    generator = np.random.default_rng(len(folder.name))
+    for key, colour in colours.items():
+        place = folder / key
+        place.mkdir(parents=True)
+        for number in range(count):
+            noise = generator.normal(0, 12, (40, 48, 3))
+            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(place / f"{number}.jpg")
+
+
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of one colour each, and a folder with photographs of none of them."""
+    root = tmp_path_factory.mktemp("miniature")
+    write_photographs(root / "data" / "train", COLOURS, TRAIN)
+    write_photographs(root / "data" / "val", COLOURS, VAL)
+    write_photographs(root / "outside" / "val", {"grey": (128, 128, 128)}, 3)
+    (root / "data" / "classes.json").write_text(
+        json.dumps({"n01": "tomato", "n02": "lime", "n03": "plum"}), encoding="utf-8"
+    )
+    return root
+
+
+def train(root: Path, out: Path, *options: str) -> int:
+    """``crossfuse train mmvit`` on the miniature."""
+    places = ("--data", str(root / "data"), "--cache", str(root / "cache"), "--out", str(out))
+    return cli.main(["train", "mmvit", *places, *SHORT, *options])
+
+
+def arguments_of(root: Path, *options: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    mmvit.add_train_arguments(parser)
+    places = ("--data", str(root / "data"), "--cache", str(root / "cache"), "--out", str(root))
+    return parser.parse_args([*places, *SHORT, *options])
+
+
+def checkpoint(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(out / "checkpoint.pt", weights_only=True)
+    return found
+
+
+def in_range(figures: dict[str, Any]) -> bool:
+    shares = [v for k, v in figures.items() if k.endswith(("top1", "top5", "ece", "inside"))]
+    losses = [v for k, v in figures.items() if k.endswith("log_loss")]
+    return all(0 <= v <= 1 for v in shares) and all(0 <= v < math.inf for v in losses)
+
+
+@pytest.fixture(scope="module")
+def scratch(miniature: Path) -> Path:
+    """A run from random weights: 10 epochs of three batches."""
+    out = miniature / "scratch"
+    assert train(miniature, out, *SCRATCH, "--epochs", "10") == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def teacher(miniature: Path) -> distillation.TeacherFeatures:
+    """The teacher's features of the training photographs at 128 px, through ``--prepare-only``."""
+    assert train(miniature, miniature / "nothing", "--prepare-only") == 0
+    assert not (miniature / "nothing").exists()
+    return distillation.open_features(miniature / "cache" / "train_teacher", 3 * TRAIN)
+
+
+@pytest.fixture
+def run_folder(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Let weights be read from, and be written under, a folder that is not the project's."""
+
+    def choose(folder: Path) -> None:
+        monkeypatch.setattr(registry, "load", partial(registry.load, folder=folder))
+        card = weights.card
+        monkeypatch.setattr(weights, "card", lambda name, place=folder: card(name, place))
+
+    return choose
+
+
+def test_training_from_scratch_learns_and_writes_a_whole_card(scratch: Path) -> None:
+    state, card = weights.load_weights("weights", folder=scratch)
+    assert all(torch.isfinite(value).all() for value in state.values())
+    assert card["classes"] == ["tomato", "lime", "plum"]
+    assert card["data"] == "data: 24 photographs, 3 classes, 32 px"
+    assert card["recipe"].startswith("Nothing in it was trained elsewhere.")
+    assert card["config"]["width"] == 16
+    assert card["trained_parameters"] == card["parameters"]
+    assert 0.25 <= card["calibration"]["temperature"] <= 4
+    assert 0 <= card["calibration"]["threshold"] <= 1
+    assert {"top1", "ece", "held_out_top1", "held_out_log_loss"} <= set(card["metrics"])
+    assert in_range(card["metrics"])
+    assert card["metrics"]["top1"] > 0.6, "three plain colours must be told apart"
+    saved = checkpoint(scratch)
+    assert (saved["step"], saved["seen"]) == (30, 240)
+
+
+def test_a_run_resumes_at_the_step_at_which_it_stopped(
+    miniature: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = (*SCRATCH, "--mixup", "0.2")
+    train(miniature, tmp_path, *options, "--epochs", "1")
+    first = checkpoint(tmp_path)
+    assert first["step"] == 3
+    monkeypatch.setattr(mmvit, "SAVE_EVERY", 0.0)
+    train(miniature, tmp_path, *options, "--epochs", "2")
+    second = checkpoint(tmp_path)
+    assert (second["step"], second["seen"]) == (6, 48)
+    assert second["elapsed"] > first["elapsed"]
+    # Done already: the same command changes nothing.
+    train(miniature, tmp_path, *options, "--epochs", "2")
+    third = checkpoint(tmp_path)
+    assert third["step"] == 6
+    assert all(torch.equal(value, third["average"][k]) for k, value in second["average"].items())
+
+
+def test_a_run_ends_after_its_minutes(miniature: Path, tmp_path: Path) -> None:
+    train(miniature, tmp_path, *SCRATCH, "--minutes", "0.0001")
+    assert 1 <= checkpoint(tmp_path)["step"] < 20
+
+
+def test_training_begins_with_other_weights_where_they_fit(
+    miniature: Path, scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "load_weights", partial(weights.load_weights, folder=scratch))
+    train(miniature, tmp_path, *SCRATCH, "--start", "weights", "--epochs", "0.1", "--rate", "0")
+    begun, _ = weights.load_weights("weights")
+    state, card = weights.load_weights("weights", folder=tmp_path)
+    assert "Begun with the weights weights." in card["recipe"]
+    kept = {k: v for k, v in state.items() if "running" not in k and "num_batches" not in k}
+    assert all(torch.equal(value, begun[name]) for name, value in kept.items())
+
+
+def test_evaluation_repeats_the_figures_of_the_card(
+    miniature: Path,
+    scratch: Path,
+    run_folder: Callable[[Path], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_folder(scratch)
+    command = ["evaluate", "mmvit", "--data", str(miniature / "data"), "--weights", "weights"]
+    outside = ["--outside", str(miniature / "outside"), "--json"]
+    assert cli.main([*command, *outside]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["photographs"] == 3 * VAL
+    assert in_range(figures)
+    card = weights.card("weights")
+    assert figures["top1"] == pytest.approx(card["metrics"]["top1"], abs=0.1)  # float16 on disk
+    assert figures["log_loss"] == pytest.approx(card["metrics"]["log_loss"], abs=0.05)
+    assert 0 <= figures["rejected_outside"] <= 1
+
+    assert cli.main([*command, "--limit", "5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["photographs"] == 5
+
+    other = miniature / "outside"
+    assert cli.main([*command[:3], str(other), *command[4:]]) == 1
+    assert "classes that are not the 3" in capsys.readouterr().err
+
+
+def test_the_teacher_is_computed_once_and_finds_its_own_classes(
+    miniature: Path, teacher: distillation.TeacherFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert teacher.done.all()
+    assert np.isfinite(teacher.pooled).all()
+    config = MMViTConfig.small(3)
+    taps = teacher.taps(np.array([0, 5]), config)
+    assert [tuple(tap.shape) for tap in taps] == [(0, 0, 0, 0), (2, 120, 8, 8), (2, 208, 4, 4)]
+    photographs = mmvit.cached_photographs(arguments_of(miniature), "train")
+    model = MMViT(config)
+    front = distillation.front_state(distillation.load_lite2().state_dict())
+    model.stem.load_state_dict(front)
+    picture = distillation.to_teacher(torch.from_numpy(photographs.pixels[:1].copy()))
+    with torch.inference_mode():
+        maps = model.stem(picture)
+    torch.testing.assert_close(maps[1], taps[1][:1], atol=0.02, rtol=0.01)
+    # Nothing is missing: no teacher is built for a second call.
+    monkeypatch.setattr(distillation, "Teacher", None)
+    again = distillation.prepare(photographs.pixels, miniature / "cache" / "train_teacher")
+    assert again.done.all()
+
+
+def test_features_that_are_missing_or_of_other_photographs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CrossfuseError, match="prepare the teacher's features first"):
+        distillation.open_features(tmp_path, 3)
+    distillation.open_features(tmp_path, 3, create=True)
+    with pytest.raises(CrossfuseError, match="is of 3 photographs, not 4"):
+        distillation.open_features(tmp_path, 4)
+
+
+def test_classes_are_matched_to_outputs_in_increasing_order() -> None:
+    labels = np.array([0, 0, 1, 2])
+    scores = np.full((4, 9), -5.0)
+    scores[[0, 1, 2, 3], [1, 1, 4, 8]] = -0.1
+    scores[2, 0] = -0.05  # better by itself, but before the output of the first class
+    assert distillation.match_classes(scores, labels, 3).tolist() == [1, 4, 8]
+
+
+@pytest.mark.usefixtures("teacher")
+def test_a_distilled_run_on_the_frozen_stem(miniature: Path, tmp_path: Path) -> None:
+    assert train(miniature, tmp_path, "--distil", "0.5", "--width", "16", "--epochs", "1") == 0
+    state, card = weights.load_weights("weights", folder=tmp_path)
+    assert "frozen" in card["recipe"]
+    assert "Distilled from EfficientNet-Lite2 (weight 0.5)" in card["recipe"]
+    assert card["trained_parameters"] < card["parameters"]
+    assert card["metrics"]["top1"] > 1 / 3
+    assert in_range(card["metrics"])
+    stem = distillation.front_state(distillation.load_lite2().state_dict())
+    for name, value in stem.items():
+        torch.testing.assert_close(state[f"stem.{name}"], value.half().to(value.dtype))
+
+
+def test_a_warm_start_tells_the_classes_apart_before_any_step(
+    teacher: distillation.TeacherFeatures,
+) -> None:
+    torch.manual_seed(0)
+    config = replace(MMViTConfig.small(3), width=16)
+    model = MMViT(config).eval()
+    labels = np.repeat(np.arange(3), TRAIN)
+    index = np.arange(len(labels))
+    warm_start(model, teacher, index, labels)
+    truth = torch.from_numpy(labels)
+    assert mmvit_ablation.accuracy(model, teacher, truth, 128) > 0.6
+
+
+def test_discriminants_separate_classes_and_fill_up_with_principal_directions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.eye(2).repeat(50, 1)
+    features = torch.randn(100, 6, generator=generator)
+    features[:, 3] += 8 * truth[:, 0]
+    directions = discriminants(features, truth - 0.5, 4)
+    assert directions.shape == (6, 4)
+    assert torch.isfinite(directions).all()
+    scores = (features - features.mean(0)) @ directions[:, 0]
+    apart = (scores[::2].mean() - scores[1::2].mean()).abs()
+    assert apart > 3 * scores[::2].std()
+
+
+@pytest.mark.usefixtures("teacher")
+def test_the_ablation_gives_a_row_for_every_variant(
+    miniature: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = {
+        name: replace(MMViTConfig.small(3), width=16, fusion=fusion)
+        for name, fusion in (("two views", "joint"), ("cross off", "none"))
+    }
+    monkeypatch.setattr(mmvit_ablation, "variants", lambda classes, side: chosen)
+    arguments = arguments_of(miniature, "--epochs", "0.5")
+    arguments.runs, arguments.seeds = tmp_path, 2
+    rows = mmvit_ablation.run(arguments)
+    assert [row["variant"] for row in rows] == ["two views", "cross off"]
+    for row in rows:
+        assert 0 <= row["top1"] <= 100
+        assert row["spread"] >= 0
+        assert row["seeds"] == 2
+        assert (tmp_path / f"{row['variant'].replace(' ', '_')}_1" / "checkpoint.pt").exists()
+
+
+def test_the_ablations_variants_are_of_nearly_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = MMViTConfig.small(10)
+    size = mmvit_ablation.trained_parameters(base)
+    found = mmvit_ablation.with_size(replace(base, views=1), size)
+    assert found.width > base.width
+    assert mmvit_ablation.trained_parameters(found) / size == pytest.approx(1, abs=0.1)
+    monkeypatch.setattr(mmvit_ablation, "with_size", lambda config, size: config)
+    assert len(set(mmvit_ablation.variants(10, 128).values())) == 6
+
+
+def test_the_sound_recipe_trains_and_evaluates(
+    tmp_path: Path,
+    run_folder: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = mmvit_sound.made
+
+    def repeated(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Drawing a thousand sounds takes longer than all else: 24 of them, over and over."""
+        images, labels = made(24, seed)
+        index = torch.arange(count) % 24
+        return images[index], labels[index]
+
+    monkeypatch.setattr(mmvit_sound, "made", repeated)
+    parser = argparse.ArgumentParser()
+    mmvit_sound.add_train_arguments(parser)
+    mmvit_sound.train(
+        parser.parse_args(["--out", str(tmp_path), "--sounds", "96", "--epochs", "2"])
+    )
+    card = weights.card("weights", tmp_path)
+    assert card["model"] == "mmvit_sound"
+    assert 0.25 <= card["calibration"]["temperature"] <= 4
+    assert in_range(card["metrics"])
+
+    entry = replace(
+        registry.entry("mmvit"), name="mmvit_sound", recipe="crossfuse.training.mmvit_sound"
+    )
+    monkeypatch.setitem(registry.MODELS, "mmvit_sound", entry)
+    run_folder(tmp_path)
+    parser = argparse.ArgumentParser()
+    mmvit_sound.add_evaluate_arguments(parser)
+    figures = mmvit_sound.evaluate(parser.parse_args(["--weights", "weights", "--sounds", "60"]))
+    assert figures["weights"] == "weights"
+    assert in_range(figures)
+
+
+def test_measures_of_known_logits() -> None:
+    labels = torch.tensor([0, 1, 2, 2])
+    sure = torch.eye(3)[labels] * 20
+    figures = measure(sure, labels, 1.0)
+    assert figures["top1"] == 1
+    assert figures["ece"] == pytest.approx(0, abs=1e-6)
+    wrong = sure.clone()
+    wrong[3] = torch.tensor([20.0, 0, 0])
+    assert measure(wrong, labels, 1.0)["ece"] == pytest.approx(0.25, abs=1e-5)
+    # Too sure of a wrong answer: the temperature goes up.
+    assert fit_temperature(wrong, labels) == pytest.approx(4)
+    calibration = {"temperature": 1.0, "threshold": 0.9}
+    shares = rejection(sure, torch.zeros(5, 3), calibration)
+    assert shares == {"rejected_inside": 0, "rejected_outside": 1}
+
+
+def test_too_few_photographs_for_one_batch_are_refused(
+    miniature: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(miniature, tmp_path, *SCRATCH, "--batch", "64") == 1
+    assert "--batch" in capsys.readouterr().err
