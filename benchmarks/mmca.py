@@ -6,7 +6,7 @@ Rows: warm answer of the pipeline for a new photograph (1280 x 960) and for a ch
 seconds; and the time of scoring N photographs x 5 N sentences by shortlist and re-ranking, as a
 ratio to scoring every pair through the cross-attention unit, both measured in this run (every
 pair: by a sample of pairs, scaled). Features are random: only time is measured here; what
-re-ranking does to recall is in ``crossfuse evaluate mmca --full``.
+re-ranking does to recall is told by ``crossfuse evaluate mmca --full``.
 """
 
 from __future__ import annotations

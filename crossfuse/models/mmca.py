@@ -53,7 +53,7 @@ class MMCAConfig:
     windows: tuple[int, ...] = (1, 2, 3)
     alpha: float = 1.0
     dropout: float = 0.1
-    feature_dropout: float = 0.0
+    feature_dropout: float = 0.25
     cosine_scores: bool = True
     mixed_pooling: bool = True
     box_position: bool = True
@@ -82,6 +82,7 @@ class MMCAConfig:
             cosine_scores=False,
             mixed_pooling=False,
             box_position=False,
+            feature_dropout=0.0,
             regions="bottom_up",
             words="bert-base-uncased",
         )

@@ -44,15 +44,15 @@ class Recipe:
     captions: int = 2
     regions: int = 16
     longest: int = 22
-    rate: float = 1e-3
-    weight_decay: float = 0.05
+    rate: float = 1.5e-3
+    weight_decay: float = 0.1
     warmup: int = 60
-    separable_epochs: int = 24
-    joint_epochs: int = 12
+    separable_epochs: int = 4
+    joint_epochs: int = 20
     decay_epochs: int = 10
     region_kinds: tuple[str, ...] = ("proposals", "multiscale", "cells")
-    region_odds: tuple[float, ...] = (0.7, 0.2, 0.1)
-    drop_words: float = 0.1
+    region_odds: tuple[float, ...] = (0.65, 0.2, 0.15)
+    drop_words: float = 0.15
     drop_regions: float = 0.05
     soft: float = 0.4
     soft_temperature: float = 0.05
@@ -61,7 +61,7 @@ class Recipe:
     margin: float = 0.2
     negatives: int = 2
     cross_batch: int = 64
-    joint_every: int = 2
+    joint_every: int = 4
     ema: float = 0.99
     seed: int = 0
 
