@@ -331,9 +331,9 @@ def window_filtered_variance(
     basis = torch.from_numpy(np.concatenate(forms, axis=1)).to(signal.device, torch.float32)
     out = torch.empty(len(signal), len(widths), len(starts), device=signal.device)
     for row, channel in enumerate(signal.float()):
-        windows = channel.unfold(-1, length, 1)
+        windows = windows_of(channel, starts, length)
         for begin in range(0, len(starts), 4096):
-            part = (windows[starts[begin : begin + 4096]] @ basis).split(widths, dim=1)
+            part = (windows[begin : begin + 4096] @ basis).split(widths, dim=1)
             for index, projected in enumerate(part):
                 power = projected.square().sum(-1)
                 out[row, index, begin : begin + 4096] = power
@@ -361,6 +361,15 @@ def power_spectral_density(signal: Tensor, rate: float, recipe: FeatureRecipe) -
         decibel = 10 * torch.log10(window.clamp_min(SILENCE))
         parts.append(torch.stack([decibel[..., b].mean(-1) for b in bins], dim=1))
     return torch.cat(parts)
+
+
+def windows_of(channel: Tensor, starts: Tensor, length: int) -> Tensor:
+    """(starts, length) stretches of one channel; a view where the starts are evenly spaced."""
+    if len(starts) > 1:
+        hop = int(starts[1] - starts[0])
+        if int(starts[-1] - starts[0]) == hop * (len(starts) - 1) and (starts.diff() == hop).all():
+            return channel[int(starts[0]) :].unfold(-1, length, hop)[: len(starts)]
+    return channel.unfold(-1, length, 1)[starts]
 
 
 def welch_segments(length: int, segment: int) -> Tensor:
@@ -392,7 +401,7 @@ def segment_power(
     basis = basis.to(signal)
     power = torch.empty(len(signal), len(starts), bins, dtype=signal.dtype, device=signal.device)
     for row, channel in enumerate(signal):
-        parts = (channel.unfold(-1, segment, 1)[starts] @ basis).square_()
+        parts = (windows_of(channel, starts, segment) @ basis).square_()
         torch.add(parts[:, :bins], parts[:, bins:], out=power[row])
     last = segment // 2 + (segment % 2)  # the Nyquist bin of an even segment is not doubled
     power[..., 1:last] *= 2

@@ -157,6 +157,12 @@ def _prepare(
     from crossfuse.data.eeg import cleaning, montage
 
     clean = cleaning.clean(whole, _steps(options))
+    odd = [name for name in cleaning.propose_bad(clean) if name not in clean.bad]
+    if odd:
+        notes.append(
+            f"Unlike the other channels in size, or like none of them: {', '.join(odd)}. Mark them "
+            "bad to have them interpolated."
+        )
     eeg = [
         name
         for name, kind in zip(clean.names, clean.kinds, strict=True)
