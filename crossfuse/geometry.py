@@ -28,9 +28,16 @@ def _array(values: Any, dtype: Any, columns: int, what: str) -> Array:
     """A finite array of shape (N, columns)."""
     array = np.asarray(values, dtype=dtype)
     if array.ndim != 2 or array.shape[1] != columns:
-        raise CrossfuseError(f"{what} must have shape (N, {columns}); got {array.shape}.")
+        raise CrossfuseError(
+            "{what} must have shape (N, {columns}); got {shape}.",
+            what=what,
+            columns=columns,
+            shape=array.shape,
+        )
     if not np.isfinite(array).all():
-        raise CrossfuseError(f"{what} contains NaN or infinite values; all must be finite.")
+        raise CrossfuseError(
+            "{what} contains NaN or infinite values; all must be finite.", what=what
+        )
     array = array.copy()
     array.setflags(write=False)
     return array
@@ -316,7 +323,9 @@ class Joined(Geometry):
             index = self.part_names.index(part)
         except ValueError:
             raise CrossfuseError(
-                f"No part {part!r} in this geometry; it has {', '.join(self.part_names)}."
+                "No part {part!r} in this geometry; it has {part_names}.",
+                part=part,
+                part_names=", ".join(self.part_names),
             ) from None
         start = sum(len(before) for before in self.parts[:index])
         return slice(start, start + len(self.parts[index]))
@@ -341,7 +350,9 @@ KINDS: dict[str, type[Geometry]] = {
 
 def _expect(got: int, wanted: int, what: str) -> None:
     if got != wanted:
-        raise CrossfuseError(f"{what} has {got} entries where {wanted} are needed.")
+        raise CrossfuseError(
+            "{what} has {got} entries where {wanted} are needed.", what=what, got=got, wanted=wanted
+        )
 
 
 def to_arrays(geometry: Geometry) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -375,7 +386,9 @@ def from_arrays(meta: Mapping[str, Any], arrays: Mapping[str, Array]) -> Geometr
     """
     kind = meta.get("kind")
     if kind not in KINDS:
-        raise CrossfuseError(f"Unknown geometry kind {kind!r}; known are {', '.join(KINDS)}.")
+        raise CrossfuseError(
+            "Unknown geometry kind {kind!r}; known are {kinds}.", kind=kind, kinds=", ".join(KINDS)
+        )
     if kind == "joined":
         parts = tuple(
             from_arrays(
@@ -394,4 +407,6 @@ def from_arrays(meta: Mapping[str, Any], arrays: Mapping[str, Array]) -> Geometr
     try:
         return KINDS[kind](**values, **arrays)
     except TypeError as error:
-        raise CrossfuseError(f"The fields of a {kind!r} geometry do not fit: {error}.") from error
+        raise CrossfuseError(
+            "The fields of a {kind!r} geometry do not fit: {error}.", kind=kind, error=error
+        ) from error

@@ -43,7 +43,9 @@ class ModelEntry:
 
     def recipe_module(self) -> ModuleType:
         if self.recipe is None:
-            raise CrossfuseError(f"The model {self.name!r} has nothing to train or evaluate.")
+            raise CrossfuseError(
+                "The model {name!r} has nothing to train or evaluate.", name=self.name
+            )
         return import_module(self.recipe)
 
 
@@ -106,7 +108,9 @@ def entry(name: str) -> ModelEntry:
         CrossfuseError: no such model.
     """
     if name not in MODELS:
-        raise CrossfuseError(f"There is no model {name!r}; there are {', '.join(MODELS)}.")
+        raise CrossfuseError(
+            "There is no model {name!r}; there are {models}.", name=name, models=", ".join(MODELS)
+        )
     return MODELS[name]
 
 
@@ -121,8 +125,9 @@ def config_from_dict(model_class: type[nn.Module], values: dict[str, Any]) -> An
     unknown = sorted(set(values) - known)
     if unknown:
         raise CrossfuseError(
-            f"{config_class.__name__} has no field {', '.join(unknown)}; the card is of another "
-            "release."
+            "{name} has no field {unknown}; the card is of another release.",
+            name=config_class.__name__,
+            unknown=", ".join(unknown),
         )
     return config_class(**{name: _tuples(value) for name, value in values.items()})
 
@@ -150,12 +155,20 @@ def load(
         state, card = weights_module.load_weights(chosen, folder=folder)
         if card.get("model") != name:
             raise CrossfuseError(
-                f"The weights {chosen!r} are of {card.get('model')!r}, not of {name!r}."
+                "The weights {chosen!r} are of {card!r}, not of {name!r}.",
+                chosen=chosen,
+                card=card.get("model"),
+                name=name,
             )
         model = model_class(config_from_dict(model_class, card.get("config", {})))
         try:
             model.load_state_dict(state, strict=True)
         except RuntimeError as error:
-            raise CrossfuseError(f"The weights {chosen!r} do not fit {name!r}: {error}") from error
+            raise CrossfuseError(
+                "The weights {chosen!r} do not fit {name!r}: {error}",
+                chosen=chosen,
+                name=name,
+                error=error,
+            ) from error
     model.eval()
     return model.requires_grad_(False)

@@ -22,6 +22,7 @@ import numpy as np
 
 from crossfuse.errors import CrossfuseError
 from crossfuse.geometry import Geometry, from_arrays, to_arrays
+from crossfuse.notices import Notice
 
 SCHEMA = 1
 MAX_TRACE_BYTES = 2 << 30
@@ -54,18 +55,25 @@ class AttentionMap:
             weights = weights.astype(np.float32)
         if weights.ndim != 3:
             raise CrossfuseError(
-                f"A map needs weights of shape (heads, rows, columns); got {weights.shape}."
+                "A map needs weights of shape (heads, rows, columns); got {shape}.",
+                shape=weights.shape,
             )
         object.__setattr__(self, "weights", weights)
         heads = tuple(self.heads) or tuple(f"head {i + 1}" for i in range(len(weights)))
         if len(heads) != len(weights):
-            raise CrossfuseError(f"{len(heads)} head labels were given for {len(weights)} heads.")
+            raise CrossfuseError(
+                "{heads} head labels were given for {weights} heads.",
+                heads=len(heads),
+                weights=len(weights),
+            )
         object.__setattr__(self, "heads", heads)
         if self.rows is not None:
             rows = np.asarray(self.rows, dtype=np.int64)
             if rows.shape != (weights.shape[1],):
                 raise CrossfuseError(
-                    f"A map with {weights.shape[1]} rows cannot be of query items {rows.shape}."
+                    "A map with {count} rows cannot be of query items {shape}.",
+                    count=weights.shape[1],
+                    shape=rows.shape,
                 )
             object.__setattr__(self, "rows", rows)
 
@@ -132,30 +140,42 @@ class Trace:
         object.__setattr__(self, "geometries", dict(self.geometries))
         for name in self.geometries:
             if not name or "/" in name:
-                raise CrossfuseError(f"A geometry cannot be called {name!r}: no '/' and not empty.")
+                raise CrossfuseError(
+                    "A geometry cannot be called {name!r}: no '/' and not empty.", name=name
+                )
         seen: set[str] = set()
         for entry in self.maps:
             if entry.id in seen:
-                raise CrossfuseError(f"Two maps of the trace are called {entry.id!r}.")
+                raise CrossfuseError("Two maps of the trace are called {id!r}.", id=entry.id)
             seen.add(entry.id)
             self._check(entry)
 
     def _check(self, entry: AttentionMap) -> None:
         for name in (entry.query, entry.key):
             if name not in self.geometries:
-                raise CrossfuseError(f"Map {entry.id!r} names a geometry {name!r} that is absent.")
+                raise CrossfuseError(
+                    "Map {id!r} names a geometry {name!r} that is absent.", id=entry.id, name=name
+                )
         queries, keys = len(self.geometries[entry.query]), len(self.geometries[entry.key])
         _, rows, columns = entry.weights.shape
         if columns != keys or (entry.rows is None and rows != queries):
             raise CrossfuseError(
-                f"Map {entry.id!r} is {rows} x {columns}; "
-                f"its geometries have {queries} and {keys} items."
+                "Map {id!r} is {rows} x {columns}; its geometries have {queries} and {keys} items.",
+                id=entry.id,
+                rows=rows,
+                columns=columns,
+                queries=queries,
+                keys=keys,
             )
         if entry.rows is not None and len(entry.rows):
             low, high = int(entry.rows.min()), int(entry.rows.max())
             if low < 0 or high >= queries:
                 raise CrossfuseError(
-                    f"Map {entry.id!r} holds rows {low} to {high} of {queries} query items."
+                    "Map {id!r} holds rows {low} to {high} of {queries} query items.",
+                    id=entry.id,
+                    low=low,
+                    high=high,
+                    queries=queries,
                 )
 
     def __iter__(self) -> Iterator[AttentionMap]:
@@ -232,31 +252,39 @@ def load(source: str | Path | BinaryIO) -> Trace:
     Raises:
         CrossfuseError: not a trace file, an unknown schema, or contents that do not fit together.
     """
-    hint = "Use a file that crossfuse saved."
+    hint = Notice("Use a file that crossfuse saved.")
     try:
         with zipfile.ZipFile(source) as archive:
             size = sum(member.file_size for member in archive.infolist())
         if size > MAX_TRACE_BYTES:
             raise CrossfuseError(
-                f"The trace holds {size / 1e9:.1f} GB; the limit is {MAX_TRACE_BYTES / 1e9:.1f} GB."
+                "The trace holds {size:.1f} GB; the limit is {limit:.1f} GB.",
+                size=size / 1e9,
+                limit=MAX_TRACE_BYTES / 1e9,
             )
         if not isinstance(source, str | Path):
             source.seek(0)
         with np.load(source, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
-        raise CrossfuseError(f"There is no file {str(source)!r}.") from None
+        raise CrossfuseError("There is no file {source!r}.", source=str(source)) from None
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError) as error:
         if isinstance(error, CrossfuseError):
             raise
-        raise CrossfuseError(f"This is not a readable trace ({error}). {hint}") from error
+        raise CrossfuseError(
+            "This is not a readable trace ({error}). {hint}", error=error, hint=hint
+        ) from error
     if "trace.json" not in arrays:
-        raise CrossfuseError(f"This .npz has no 'trace.json' entry, so it is not a trace. {hint}")
+        raise CrossfuseError(
+            "This .npz has no 'trace.json' entry, so it is not a trace. {hint}", hint=hint
+        )
     try:
         document = json.loads(str(arrays["trace.json"]))
         if document["schema"] != SCHEMA:
             raise CrossfuseError(
-                f"The trace has schema {document['schema']}; this release reads schema {SCHEMA}."
+                "The trace has schema {found}; this release reads schema {schema}.",
+                found=document["schema"],
+                schema=SCHEMA,
             )
         geometries = {
             name: from_arrays(
@@ -279,4 +307,6 @@ def load(source: str | Path | BinaryIO) -> Trace:
         )
         return Trace(document["model"], geometries, maps, document["meta"])
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise CrossfuseError(f"The trace is damaged ({error!r}). {hint}") from error
+        raise CrossfuseError(
+            "The trace is damaged ({error}). {hint}", error=repr(error), hint=hint
+        ) from error

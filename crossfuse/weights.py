@@ -37,12 +37,17 @@ def card(name: str, folder: Path = WEIGHTS) -> dict[str, Any]:
     if name not in names(folder):
         have = ", ".join(names(folder)) or "none"
         raise CrossfuseError(
-            f"There are no weights called {name!r} in {folder}; there are: {have}."
+            "There are no weights called {name!r} in {folder}; there are: {have}.",
+            name=name,
+            folder=folder,
+            have=have,
         )
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise CrossfuseError(f"The card {path} is not readable JSON: {error}.") from error
+        raise CrossfuseError(
+            "The card {path} is not readable JSON: {error}.", path=path, error=error
+        ) from error
     assert isinstance(document, dict)
     return document
 
@@ -99,14 +104,19 @@ def load_weights(name: str, *, folder: Path = WEIGHTS) -> tuple[dict[str, Tensor
     found = card(name, folder)
     file = folder / name / "weights.safetensors"
     if not file.exists():
-        raise CrossfuseError(f"{file} is missing; fetch it again with the project (git checkout).")
+        raise CrossfuseError(
+            "{file} is missing; fetch it again with the project (git checkout).", file=file
+        )
     if checksum(file) != found.get("sha256"):
         raise CrossfuseError(
-            f"{file} does not match the checksum of its card: it is damaged or was replaced. "
-            "Restore both from the project."
+            "{file} does not match the checksum of its card: it is damaged or was "
+            "replaced. Restore both from the project.",
+            file=file,
         )
     try:
         state = load_file(file)
     except SafetensorError as error:
-        raise CrossfuseError(f"{file} is not a readable safetensors file: {error}.") from error
+        raise CrossfuseError(
+            "{file} is not a readable safetensors file: {error}.", file=file, error=error
+        ) from error
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, found

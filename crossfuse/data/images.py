@@ -20,22 +20,23 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from crossfuse.errors import CrossfuseError
+from crossfuse.notices import Notice
 
 MAX_FILE_BYTES = 100_000_000
 MAX_PIXELS = 50_000_000  # decoded: 150 MB as RGB
 MAX_CHANNELS, MAX_GRID_SIDE, MAX_VALUES = 4096, 512, 16_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-READABLE = "JPEG, PNG, WebP, GIF, BMP or TIFF"
+READABLE = Notice("JPEG, PNG, WebP, GIF, BMP or TIFF")
 _SIGNATURES = (
-    (b"%PDF", "a PDF document"),
-    (b"PK\x03\x04", "a ZIP archive or an office document"),
-    (b"\x93NUMPY", "a NumPy array"),
-    (b"<svg", "an SVG drawing"),
-    (b"<?xml", "an XML file"),
-    (b"<!DOC", "a web page"),
-    (b"<html", "a web page"),
-    (b"8BPS", "a Photoshop document"),
-    (b"\x1f\x8b", "a compressed archive"),
+    (b"%PDF", Notice("a PDF document")),
+    (b"PK\x03\x04", Notice("a ZIP archive or an office document")),
+    (b"\x93NUMPY", Notice("a NumPy array")),
+    (b"<svg", Notice("an SVG drawing")),
+    (b"<?xml", Notice("an XML file")),
+    (b"<!DOC", Notice("a web page")),
+    (b"<html", Notice("a web page")),
+    (b"8BPS", Notice("a Photoshop document")),
+    (b"\x1f\x8b", Notice("a compressed archive")),
 )
 # What Pillow's decoders raise on damaged files, beyond its own error type.
 _DECODER_ERRORS = (
@@ -130,12 +131,18 @@ def sample_photo(key: str) -> Photo:
     """
     sample = SAMPLES.get(key)
     if sample is None:
-        raise CrossfuseError(f"There is no sample photograph {key!r}; there are {list(SAMPLES)}.")
+        raise CrossfuseError(
+            "There is no sample photograph {key!r}; there are {samples}.",
+            key=key,
+            samples=list(SAMPLES),
+        )
     path = _sample_path(sample)
     if path is None:
         raise CrossfuseError(
-            f"The sample photograph {key!r} comes with the package {sample.package}, which is not "
-            "installed."
+            "The sample photograph {key!r} comes with the package {package}, which is not "
+            "installed.",
+            key=key,
+            package=sample.package,
         )
     return read_image(path.read_bytes())
 
@@ -165,17 +172,23 @@ def read_image(source: bytes | BinaryIO) -> Photo:
             _bound_pixels(image)
             if image.size != original_size:
                 notes.append(
-                    f"Read at {image.size[0]} x {image.size[1]} pixels instead of "
-                    f"{original_size[0]} x {original_size[1]}, because of its size."
+                    Notice(
+                        "Read at {width} x {height} pixels instead of {stored_width} x "
+                        "{stored_height}, because of its size.",
+                        width=image.size[0],
+                        height=image.size[1],
+                        stored_width=original_size[0],
+                        stored_height=original_size[1],
+                    )
                 )
             if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-                notes.append("The file holds several pictures; the first one is used.")
+                notes.append(Notice("The file holds several pictures; the first one is used."))
                 image.seek(0)
             deep = any("16" in str(tile[3]) for tile in image.tile)
             turned = _orientation(image) != 1
             image.load()
             if turned:
-                notes.append("Turned upright as its EXIF data say.")
+                notes.append(Notice("Turned upright as its EXIF data say."))
             pixels = _as_rgb(_upright(image, notes), notes, deep)
     except CrossfuseError:
         raise
@@ -183,8 +196,9 @@ def read_image(source: bytes | BinaryIO) -> Photo:
         raise CrossfuseError(_what_else(data)) from error
     except Image.DecompressionBombError as error:
         raise CrossfuseError(
-            "The picture has more than 178 megapixels; scale it down to at most "
-            f"{MAX_PIXELS // 1_000_000} megapixels."
+            "The picture has more than 178 megapixels; scale it down to at most {limit} "
+            "megapixels.",
+            limit=MAX_PIXELS // 1_000_000,
         ) from error
     except _DECODER_ERRORS as error:
         raise CrossfuseError(
@@ -201,8 +215,8 @@ def _read_bounded(source: bytes | BinaryIO) -> bytes:
         raise CrossfuseError("The file is empty (zero bytes); choose another one.")
     if len(data) > MAX_FILE_BYTES:
         raise CrossfuseError(
-            f"The file is larger than {MAX_FILE_BYTES // 1_000_000} MB; save it as JPEG or scale "
-            "it down."
+            "The file is larger than {limit} MB; save it as JPEG or scale it down.",
+            limit=MAX_FILE_BYTES // 1_000_000,
         )
     return data
 
@@ -218,9 +232,13 @@ def _bound_pixels(image: Image.Image) -> None:
         width, height = image.size
     if width * height > MAX_PIXELS:
         raise CrossfuseError(
-            f"The picture has {width} x {height} = {width * height / 1e6:.0f} megapixels; the "
-            f"limit is {MAX_PIXELS / 1e6:g}. Scale it down, or save it as JPEG, which can be read "
-            "at reduced size."
+            "The picture has {width} x {height} = {megapixels:.0f} megapixels; the limit is "
+            "{limit:g}. Scale it down, or save it as JPEG, which can be read at reduced "
+            "size.",
+            width=width,
+            height=height,
+            megapixels=width * height / 1e6,
+            limit=MAX_PIXELS / 1e6,
         )
 
 
@@ -237,7 +255,7 @@ def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except _DECODER_ERRORS:
-        notes.append("Its EXIF data are damaged; the picture is shown as stored.")
+        notes.append(Notice("Its EXIF data are damaged; the picture is shown as stored."))
         return image
 
 
@@ -246,16 +264,16 @@ def _as_rgb(image: Image.Image, notes: list[str], deep: bool) -> np.ndarray:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _grey_to_rgb(np.asarray(image), notes)
     if deep:
-        notes.append("16 bits a channel were reduced to 8.")
+        notes.append(Notice("16 bits a channel were reduced to 8."))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layered = image.convert("RGBA")
         if layered.getchannel("A").getextrema()[0] != 255:
-            notes.append("Transparent parts are shown on white.")
+            notes.append(Notice("Transparent parts are shown on white."))
             white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
             layered = Image.alpha_composite(white, layered)
         image = layered
     if image.mode == "CMYK":
-        notes.append("Converted from printing colours (CMYK), without a colour profile.")
+        notes.append(Notice("Converted from printing colours (CMYK), without a colour profile."))
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
@@ -267,26 +285,35 @@ def _grey_to_rgb(values: np.ndarray, notes: list[str]) -> np.ndarray:
     low, high = float(values.min()), float(values.max())
     if values.dtype.kind == "f":
         grey = (values - low) * (255.0 / max(high - low, 1e-12))
-        notes.append(f"Brightness {low:g} ... {high:g} was stretched to 0 ... 255.")
+        notes.append(
+            Notice(
+                "Brightness {low:g} ... {high:g} was stretched to 0 ... 255.", low=low, high=high
+            )
+        )
     elif low < 0 or high > 65535:
         raise CrossfuseError(
             "The picture has 32-bit values outside 0 ... 65535; save it as 8- or 16-bit PNG."
         )
     else:
         grey = values / (257.0 if high > 255 else 1.0)
-        notes.append("16 bits a channel were reduced to 8.")
+        notes.append(Notice("16 bits a channel were reduced to 8."))
     return np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def _what_else(data: bytes) -> str:
+def _what_else(data: bytes) -> Notice:
     """One sentence for a file that is no readable picture."""
     head = data[:64].lstrip()
+    kind = next((name for start, name in _SIGNATURES if head.startswith(start)), None)
     if data[4:8] == b"ftyp":
-        kind = "a HEIC, AVIF or video file"
-    else:
-        kind = next((name for start, name in _SIGNATURES if head.startswith(start)), "")
-    looks = f"looks like {kind}" if kind else "is not a picture that can be recognised"
-    return f"The file {looks}; upload a {READABLE} picture."
+        kind = Notice("a HEIC, AVIF or video file")
+    if kind is None:
+        return Notice(
+            "The file is not a picture that can be recognised; upload a {formats} picture.",
+            formats=READABLE,
+        )
+    return Notice(
+        "The file looks like {kind}; upload a {formats} picture.", kind=kind, formats=READABLE
+    )
 
 
 def read_feature_map(source: bytes | BinaryIO) -> np.ndarray:
@@ -315,22 +342,30 @@ def read_feature_map(source: bytes | BinaryIO) -> np.ndarray:
             "The file is not a NumPy array; save the feature map with numpy.save."
         ) from error
     if dtype.kind not in "fiu":
-        raise CrossfuseError(f"A feature map holds plain numbers; this array holds {dtype}.")
+        raise CrossfuseError(
+            "A feature map holds plain numbers; this array holds {dtype}.", dtype=dtype
+        )
     if len(shape) != 3 or min(shape) < 1:
         raise CrossfuseError(
-            f"A feature map has shape (channels, height, width); this array has {shape}."
+            "A feature map has shape (channels, height, width); this array has {shape}.",
+            shape=shape,
         )
     count = shape[0] * shape[1] * shape[2]
     if shape[0] > MAX_CHANNELS or max(shape[1:]) > MAX_GRID_SIDE or count > MAX_VALUES:
         raise CrossfuseError(
-            f"The feature map {shape} is too large: at most {MAX_CHANNELS} channels, "
-            f"{MAX_GRID_SIDE} cells a side and {MAX_VALUES // 1_000_000} million values; pool it."
+            "The feature map {shape} is too large: at most {channels} channels, {side} "
+            "cells a side and {millions} million values; pool it.",
+            shape=shape,
+            channels=MAX_CHANNELS,
+            side=MAX_GRID_SIDE,
+            millions=MAX_VALUES // 1_000_000,
         )
     body = memoryview(data)[stream.tell() :]
     if len(body) != count * dtype.itemsize:
         raise CrossfuseError(
-            f"The array's header promises {count * dtype.itemsize} bytes but {len(body)} follow; "
-            "save the file again."
+            "The array's header promises {promised} bytes but {there} follow; save the file again.",
+            promised=count * dtype.itemsize,
+            there=len(body),
         )
     values = np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
     with np.errstate(over="ignore"):
@@ -338,7 +373,9 @@ def read_feature_map(source: bytes | BinaryIO) -> np.ndarray:
     broken = np.argwhere(~np.isfinite(values))
     if len(broken):
         raise CrossfuseError(
-            f"The feature map has {len(broken)} NaN or infinite values, the first at "
-            f"{tuple(int(i) for i in broken[0])}; all must be finite."
+            "The feature map has {count} NaN or infinite values, the first at {place}; "
+            "all must be finite.",
+            count=len(broken),
+            place=tuple(int(i) for i in broken[0]),
         )
     return values

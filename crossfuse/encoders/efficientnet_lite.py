@@ -67,7 +67,7 @@ class EfficientNetLite(nn.Module):
 
         def take(key: str) -> Tensor:
             if key not in unused:
-                raise CrossfuseError(f"The image encoder's weights have no entry {key}.")
+                raise CrossfuseError("The image encoder's weights have no entry {key}.", key=key)
             unused.remove(key)
             return state[key]
 
@@ -100,8 +100,9 @@ class EfficientNetLite(nn.Module):
         self.classifier_bias: Tensor
         if unused or stride != 32:
             raise CrossfuseError(
-                f"The image encoder's weights do not fit EfficientNet-Lite: {len(unused)} entries "
-                "left over."
+                "The image encoder's weights do not fit EfficientNet-Lite: {unused} entries "
+                "left over.",
+                unused=len(unused),
             )
 
     def forward(self, pixels: Tensor, stride: int = 32) -> Tensor:

@@ -195,10 +195,13 @@ class ImageEncoder(nn.Module):
             CrossfuseError: not uint8 (H, W, 3), an unknown stride, or a side out of 32...2048.
         """
         if not strides or not set(strides) <= set(STRIDES):
-            raise CrossfuseError(f"Strides are 4, 8, 16 or 32 pixels, not {tuple(strides)}.")
+            raise CrossfuseError(
+                "Strides are 4, 8, 16 or 32 pixels, not {strides}.", strides=tuple(strides)
+            )
         if not 32 <= longest_side <= 2048:
             raise CrossfuseError(
-                f"The longest side must be 32 to 2048 pixels for the encoder, not {longest_side}."
+                "The longest side must be 32 to 2048 pixels for the encoder, not {longest_side}.",
+                longest_side=longest_side,
             )
         small: list[np.ndarray] = []
         groups: dict[tuple[int, int, int], list[tuple[int, _Layout]]] = defaultdict(list)
@@ -257,21 +260,27 @@ def load_image_encoder(name: str = "lite2", device: torch.device | str = "cpu") 
         CrossfuseError: unknown name, weight package not installed, or a changed weight file.
     """
     if name not in VARIANTS:
-        raise CrossfuseError(f"There is no image encoder {name!r}; choose one of {list(VARIANTS)}.")
+        raise CrossfuseError(
+            "There is no image encoder {name!r}; choose one of {variants}.",
+            name=name,
+            variants=list(VARIANTS),
+        )
     variant = VARIANTS[name]
     try:
         package = importlib.import_module(variant.package)
     except ModuleNotFoundError as error:
         wanted = variant.package.replace("_", "-")
         raise CrossfuseError(
-            f"The image encoder needs the package {wanted}: pip install {wanted}==0.1.0"
+            "The image encoder needs the package {wanted}: pip install {wanted}==0.1.0",
+            wanted=wanted,
         ) from error
     path = Path(getattr(package, variant.file_class).get_model_file_path())
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != variant.sha256:
         raise CrossfuseError(
-            f"The weight file {path.name} is not the published one (its SHA-256 differs); "
-            "reinstall its package."
+            "The weight file {name} is not the published one (its SHA-256 differs); "
+            "reinstall its package.",
+            name=path.name,
         )
     state = torch.load(path, map_location="cpu", weights_only=True)
     return ImageEncoder(EfficientNetLite(state), name).to(device)
@@ -281,8 +290,10 @@ def _require_photo(photo: np.ndarray) -> None:
     shaped = photo.ndim == 3 and photo.shape[2] == 3 and min(photo.shape) > 0
     if not shaped or photo.dtype != np.uint8:
         raise CrossfuseError(
-            "The image encoder takes RGB photographs as uint8 arrays (height, width, 3); got "
-            f"{photo.dtype} {photo.shape}."
+            "The image encoder takes RGB photographs as uint8 arrays (height, width, 3); "
+            "got {dtype} {shape}.",
+            dtype=photo.dtype,
+            shape=photo.shape,
         )
 
 

@@ -30,13 +30,15 @@ class FairQueue:
                     return older
         if len(self) >= self.capacity:
             raise CrossfuseError(
-                f"The engine is busy: {len(self)} requests are waiting, which is its limit. "
-                "Try again in a moment."
+                "The engine is busy: {waiting} requests are waiting, which is its limit. Try "
+                "again in a moment.",
+                waiting=len(self),
             )
         if len(waiting) >= self.capacity_per_user:
             raise CrossfuseError(
-                f"{len(waiting)} of your requests are waiting already, which is the limit for "
-                "one user. Let them finish or cancel some."
+                "{waiting} of your requests are waiting already, which is the limit for one "
+                "user. Let them finish or cancel some.",
+                waiting=len(waiting),
             )
         self._users.setdefault(job.request.user, []).append(job)
         return None

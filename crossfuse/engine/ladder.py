@@ -13,13 +13,10 @@ from crossfuse.engine.messages import Request, Result
 from crossfuse.engine.resources import is_out_of_memory, let_go
 from crossfuse.engine.store import Store
 from crossfuse.errors import CrossfuseError
+from crossfuse.notices import Notice
 
 log = logging.getLogger(__name__)
-ON_CPU = "Computed on the CPU, because the memory of the accelerator was full."
-TOO_LARGE = (
-    "This machine has too little memory for this request to {model!r}. "
-    "A smaller input (fewer pixels, points, samples or words) would work."
-)
+ON_CPU = Notice("Computed on the CPU, because the memory of the accelerator was full.")
 Outcome = Result | Exception
 
 
@@ -45,7 +42,13 @@ def answer(
         outcome = _alone(pipeline, request, context_on("cpu"))
         if isinstance(outcome, Result):
             outcome = replace(outcome, notes=(*outcome.notes, ON_CPU))
-    return [CrossfuseError(TOO_LARGE.format(model=request.model)) if outcome is None else outcome]
+    if outcome is None:
+        outcome = CrossfuseError(
+            "This machine has too little memory for this request to {model!r}. "
+            "A smaller input (fewer pixels, points, samples or words) would work.",
+            model=request.model,
+        )
+    return [outcome]
 
 
 def _together(pipeline: Any, requests: Sequence[Request], context: Context) -> list[Outcome] | None:

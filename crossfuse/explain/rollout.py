@@ -46,8 +46,11 @@ class Layer:
         if not fits:
             shapes = [None if m is None else m.shape for m in (self.keys, self.shortcut)]
             raise CrossfuseError(
-                f"An attention map {self.attention.shape} does not fit its pooling operators "
-                f"{shapes[0]} and {shapes[1]}; a rectangular map needs both."
+                "An attention map {shape} does not fit its pooling operators {of_queries} and "
+                "{of_keys}; a rectangular map needs both.",
+                shape=self.attention.shape,
+                of_queries=shapes[0],
+                of_keys=shapes[1],
             )
 
     def carried(self) -> Array:
@@ -108,6 +111,10 @@ def _check_chain(layers: Sequence[Layer]) -> None:
         out, into = len(before.attention), after.residual().shape[1]
         if out != into:
             raise CrossfuseError(
-                f"Layer {number} gives {out} tokens but layer {number + 1} takes {into}: rollout "
-                "needs every layer in between, with its pooling operators."
+                "Layer {number} gives {out} tokens but layer {next} takes {into}: rollout "
+                "needs every layer in between, with its pooling operators.",
+                number=number,
+                out=out,
+                next=number + 1,
+                into=into,
             )

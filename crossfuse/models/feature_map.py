@@ -45,8 +45,10 @@ class FeatureMapConfig:
     def __post_init__(self) -> None:
         if self.width % self.heads or (self.positions and self.width // self.heads % 4):
             raise CrossfuseError(
-                f"A width of {self.width} cannot be shared by {self.heads} heads"
-                f"{' in multiples of 4, as positions need' if self.positions else ''}."
+                "A width of {width} cannot be shared by {heads} heads in multiples of {multiple}.",
+                width=self.width,
+                heads=self.heads,
+                multiple=4 if self.positions else 1,
             )
 
     @classmethod
@@ -151,11 +153,16 @@ class FeatureMapAttention(nn.Module):
         wanted = (self.config.query_channels, self.config.key_channels)
         if (x.shape[1], y.shape[1]) != wanted:
             raise CrossfuseError(
-                f"This block takes maps of {wanted[0]} and {wanted[1]} channels; got "
-                f"{x.shape[1]} and {y.shape[1]}."
+                "This block takes maps of {wanted_x} and {wanted_y} channels; got {x} and {y}.",
+                wanted_x=wanted[0],
+                wanted_y=wanted[1],
+                x=x.shape[1],
+                y=y.shape[1],
             )
         if not temperature > 0:
-            raise CrossfuseError(f"The temperature must be above 0, not {temperature}.")
+            raise CrossfuseError(
+                "The temperature must be above 0, not {temperature}.", temperature=temperature
+            )
 
     @staticmethod
     def example_inputs(config: FeatureMapConfig, batch: int, seed: int) -> dict[str, Any]:
@@ -266,11 +273,14 @@ def frozen_heads(x: Tensor, y: Tensor, heads: int) -> tuple[Tensor, Tensor]:
     channels = x.shape[1]
     if channels != y.shape[1]:
         raise CrossfuseError(
-            f"Without projections both maps need the same channels; got {channels} and "
-            f"{y.shape[1]}."
+            "Without projections both maps need the same channels; got {x} and {y}.",
+            x=channels,
+            y=y.shape[1],
         )
     if not 1 <= heads <= channels:
-        raise CrossfuseError(f"{channels} channels can be shared by 1 to {channels} heads.")
+        raise CrossfuseError(
+            "{channels} channels can be shared by 1 to {channels} heads.", channels=channels
+        )
     both = torch.cat([x.flatten(2), y.flatten(2)], 2)
     mean, spread = both.mean(2, keepdim=True), both.std(2, keepdim=True, correction=0)
     unit = (both - mean) / spread.clamp(min=1e-6)

@@ -46,8 +46,10 @@ def cells_in_box(grid: ImageGrid, box: tuple[float, float, float, float]) -> np.
     if not (x0 < x1 and y0 < y1) or not share.any():
         width, height = grid.image_size
         raise CrossfuseError(
-            f"The box {tuple(round(v) for v in box)} has no area on the photograph of {width} x "
-            f"{height} pixels."
+            "The box {box} has no area on the photograph of {width} x {height} pixels.",
+            box=tuple(round(v) for v in box),
+            width=width,
+            height=height,
         )
     return share
 

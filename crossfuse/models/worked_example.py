@@ -67,17 +67,26 @@ class WorkedExample:
     def __post_init__(self) -> None:
         width = len(FEATURES)
         if self.heads < 1 or width % self.heads:
-            raise CrossfuseError(f"{width} features cannot be shared among {self.heads} heads.")
+            raise CrossfuseError(
+                "{width} features cannot be shared among {heads} heads.",
+                width=width,
+                heads=self.heads,
+            )
         if not self.temperature > 0:
             raise CrossfuseError("The temperature must be above 0.")
         for name in ("words", "cells", "to_query", "to_key", "to_value"):
             array = np.asarray(getattr(self, name), dtype=float)
             if array.ndim != 2 or array.shape[1] != width:
                 raise CrossfuseError(
-                    f"The table '{name}' must have {width} columns; it is {array.shape}."
+                    "The table '{name}' must have {width} columns; it is {shape}.",
+                    name=name,
+                    width=width,
+                    shape=array.shape,
                 )
             if not np.isfinite(array).all():
-                raise CrossfuseError(f"The table '{name}' holds a value that is not a number.")
+                raise CrossfuseError(
+                    "The table '{name}' holds a value that is not a number.", name=name
+                )
             object.__setattr__(self, name, array)
         if set(self.hidden) >= set(range(len(self.cells))):
             raise CrossfuseError("All cells are hidden; leave at least one to look at.")

@@ -43,6 +43,7 @@ from crossfuse.models.feature_map import (
     reduce_keys,
     smallest_reduction,
 )
+from crossfuse.notices import Notice
 from crossfuse.trace import AttentionMap, Trace
 
 ENCODER = "lite2"
@@ -70,12 +71,19 @@ class Options:
     def __post_init__(self) -> None:
         if self.projections not in TEMPERATURE:
             raise CrossfuseError(
-                f"Projections are 'features' or 'trained', not {self.projections!r}."
+                "Projections are 'features' or 'trained', not {projections!r}.",
+                projections=self.projections,
             )
         if not self.strides or not set(self.strides) <= set(STRIDES):
-            raise CrossfuseError(f"Strides are out of {STRIDES} pixels, not {self.strides}.")
+            raise CrossfuseError(
+                "Strides are out of {known} pixels, not {strides}.",
+                known=STRIDES,
+                strides=self.strides,
+            )
         if self.projections == "trained" and not set(self.strides) <= set(TRAINED):
-            raise CrossfuseError(f"There are trained blocks for strides {tuple(TRAINED)} only.")
+            raise CrossfuseError(
+                "There are trained blocks for strides {strides} only.", strides=tuple(TRAINED)
+            )
         if not 0 <= self.temperature < float("inf"):
             raise CrossfuseError("The temperature must be a finite number, 0 or above.")
         if not 1 <= self.max_keys <= 4096:
@@ -89,7 +97,9 @@ class Options:
         try:
             return cls(**dict(request.options))
         except TypeError as error:
-            raise CrossfuseError(f"An option that this model does not have: {error}.") from error
+            raise CrossfuseError(
+                "An option that this model does not have: {error}.", error=error
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -156,18 +166,23 @@ def _read(name: str, given: Any, notes: list[str]) -> _Side:
             return _Side(name, pixels=given)
         if given.ndim == 3 and given.dtype.kind == "f":
             if not np.isfinite(given).all():
-                raise CrossfuseError(f"The feature map '{name}' has NaN or infinite values.")
+                raise CrossfuseError(
+                    "The feature map '{name}' has NaN or infinite values.", name=name
+                )
             return _Side(name, features=given.astype(np.float32))
         raise CrossfuseError(
-            f"Input '{name}' must be pixels (H, W, 3) uint8 or a feature map (C, H, W) of floats; "
-            f"got {given.dtype} {given.shape}."
+            "Input '{name}' must be pixels (H, W, 3) uint8 or a feature map (C, H, W) of "
+            "floats; got {dtype} {shape}.",
+            name=name,
+            dtype=given.dtype,
+            shape=given.shape,
         )
     if isinstance(given, str):
         return _Side(name, pixels=sample_photo(given).pixels)
     if given[:6] == b"\x93NUMPY":
         return _Side(name, features=read_feature_map(given))
     photo = read_image(given)
-    notes.extend(f"Photograph {name.upper()}: {note}" for note in photo.notes)
+    notes += [Notice("Photograph {name}: {note}", name=name.upper(), note=n) for n in photo.notes]
     return _Side(name, pixels=photo.pixels)
 
 
@@ -249,13 +264,22 @@ def _attend(
     geometries[key_name] = merged_cells(y_grid, r)
     if r > 1:
         notes.append(
-            f"At {stride} px every {r} x {r} cells that are looked at were merged into one, so "
-            f"that at most {max_keys} remain."
+            Notice(
+                "At {stride} px every {r} x {r} cells that are looked at were merged into one, "
+                "so that at most {limit} remain.",
+                stride=stride,
+                r=r,
+                limit=max_keys,
+            )
         )
     if rows is not None and not options.rows:
         notes.append(
-            f"At {stride} px the map is large: {len(rows)} evenly spaced cells of "
-            f"{len(x_grid)} are kept."
+            Notice(
+                "At {stride} px the map is large: {kept} evenly spaced cells of {cells} are kept.",
+                stride=stride,
+                kept=len(rows),
+                cells=len(x_grid),
+            )
         )
     maps.append(
         AttentionMap(
@@ -305,7 +329,9 @@ def _rows_to_keep(grid: ImageGrid, keys: int, heads: int, options: Options) -> l
     """None for all; the rows asked for; or every n-th cell both ways, as many as fit."""
     if options.rows:
         if not 0 <= min(options.rows) <= max(options.rows) < len(grid):
-            raise CrossfuseError(f"Cells are counted from 0 to {len(grid) - 1} on this grid.")
+            raise CrossfuseError(
+                "Cells are counted from 0 to {last} on this grid.", last=len(grid) - 1
+            )
         return list(options.rows)
     step = 1
     while -(-grid.rows // step) * -(-grid.columns // step) * keys * heads > MAX_MAP_VALUES:
@@ -386,4 +412,6 @@ def _input(text: str) -> bytes | str:
     try:
         return Path(text).read_bytes()
     except OSError as error:
-        raise CrossfuseError(f"{text} cannot be opened: {error.strerror}.") from error
+        raise CrossfuseError(
+            "{text} cannot be opened: {reason}.", text=text, reason=error.strerror
+        ) from error

@@ -20,7 +20,7 @@ from crossfuse.errors import CrossfuseError
 from crossfuse.ui.jobs import asking, warm_start
 from crossfuse.ui.navigation import build_navigation
 from crossfuse.ui.state import choose
-from crossfuse.ui.text import LANGUAGES, browser_language, t
+from crossfuse.ui.text import LANGUAGES, browser_language, notice_words, t
 
 if TYPE_CHECKING:
     from crossfuse.engine import Request, Result
@@ -113,10 +113,10 @@ def page_header(name: str) -> None:
 
 
 def show_error(error: CrossfuseError) -> None:
-    """Show the sentence of one of our errors as it is: no traceback, no Markdown."""
+    """Show one of our errors in the language of the reader: no traceback, no Markdown."""
     with st.container(border=True):
         st.markdown(f":red[:material/error:] **{t('shell.error')}**")
-        st.text(str(error))
+        st.text(notice_words(error.notice))
 
 
 def run_page(run: Callable[[], None]) -> None:
@@ -143,7 +143,7 @@ def notes(sentences: Sequence[str]) -> None:
     if sentences:
         with st.container(gap=None):
             for sentence in sentences:
-                st.caption(escape_markdown(sentence))
+                st.caption(escape_markdown(notice_words(sentence)))
 
 
 def escape_markdown(words: str) -> str:

@@ -4,6 +4,10 @@ Every word on screen comes from ``assets/texts/<language>/<page>.md``. A file is
 ``## key`` headings; the body below a heading is the text of ``<page>.<key>``. Placeholders are
 written ``{{name}}``, so that the single braces of LaTeX stay as they are. What stands above the
 first key is a remark to translators.
+
+Errors and notes of the core (:mod:`crossfuse.notices`) are written in English where they arise.
+``assets/texts/notices/<language>.md`` translates them: the heading is the English template with
+its ``{fills}``, the body below it the translation.
 """
 
 from __future__ import annotations
@@ -12,10 +16,13 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
+from crossfuse.notices import Notice
+
 LANGUAGES = {"en": "English", "zh": "中文"}
 TEXTS = Path(__file__).resolve().parents[2] / "assets" / "texts"
 
 _HEADING = re.compile(r"^## +([a-z0-9_]+) *$", re.MULTILINE)
+_NOTICE = re.compile(r"^## +(\S.*?) *$", re.MULTILINE)
 _PLACEHOLDER = re.compile(r"\{\{ *([a-z0-9_]+) *\}\}")
 
 
@@ -24,13 +31,13 @@ def placeholders(body: str) -> frozenset[str]:
     return frozenset(_PLACEHOLDER.findall(body))
 
 
-def parse(source: str) -> dict[str, str]:
+def parse(source: str, heading: re.Pattern[str] = _HEADING) -> dict[str, str]:
     """Split one text file into ``{key: body}``.
 
     Raises:
         ValueError: if a key occurs twice or has no text.
     """
-    parts = _HEADING.split(source)
+    parts = heading.split(source)
     entries: dict[str, str] = {}
     for key, body in zip(parts[1::2], parts[2::2], strict=True):
         if key in entries:
@@ -42,14 +49,20 @@ def parse(source: str) -> dict[str, str]:
 
 
 @lru_cache(maxsize=64)
-def _parsed(path: Path, modified: int) -> dict[str, str]:
-    return parse(path.read_text(encoding="utf-8"))
+def _parsed(path: Path, modified: int, heading: re.Pattern[str] = _HEADING) -> dict[str, str]:
+    return parse(path.read_text(encoding="utf-8"), heading)
 
 
 def page_texts(page: str, language: str) -> dict[str, str]:
     """All texts of one page in one language, read again when the file has changed."""
     path = TEXTS / language / f"{page}.md"
     return _parsed(path, path.stat().st_mtime_ns)
+
+
+def notice_catalogue(language: str) -> dict[str, str]:
+    """{English template: template in that language} of errors and notes; empty for English."""
+    path = TEXTS / "notices" / f"{language}.md"
+    return {} if language == "en" else _parsed(path, path.stat().st_mtime_ns, _NOTICE)
 
 
 def text(key: str, language: str, /, **fills: object) -> str:
@@ -84,3 +97,10 @@ def browser_language() -> str:
 def t(key: str, /, **fills: object) -> str:
     """``text`` in the language of the running session."""
     return text(key, current_language(), **fills)
+
+
+def notice_words(notice: str) -> str:
+    """An error's or note's sentence in the language of the running session, where there is one."""
+    if not isinstance(notice, Notice):
+        return notice
+    return notice.translated(notice_catalogue(current_language()))

@@ -78,7 +78,9 @@ def row_figure(
     if reading == "row":
         weights = entry.row(item, head)
         if weights is None:
-            raise CrossfuseError(f"Map {entry.id!r} does not hold the row of item {item}.")
+            raise CrossfuseError(
+                "Map {id!r} does not hold the row of item {item}.", id=entry.id, item=item
+            )
         shown, asked = geometries[entry.key], geometries[entry.query].labels[item]
     else:
         heads = slice(None) if head is None else slice(head, head + 1)

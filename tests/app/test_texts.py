@@ -8,12 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from crossfuse.ui.text import LANGUAGES, TEXTS, page_texts, parse, placeholders, text
+from crossfuse.ui.text import (
+    LANGUAGES,
+    TEXTS,
+    notice_catalogue,
+    page_texts,
+    parse,
+    placeholders,
+    text,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [ROOT / "app.py", *sorted((ROOT / "pages").glob("*.py"))]
 SOURCES += sorted((ROOT / "crossfuse" / "ui").rglob("*.py"))
 PAGES = sorted(path.stem for path in (TEXTS / "en").glob("*.md"))
+
+
+CORE = sorted((ROOT / "crossfuse").rglob("*.py"))
+# Names that a template fills in: "{size:.1f}" is size. Doubled braces are braces.
+FILL = re.compile(r"(?<!\{)\{(\w+)(?:![rsa])?(?::[^{}]*)?\}(?!\})")
 
 
 def all_keys() -> dict[str, str]:
@@ -109,3 +122,37 @@ def test_wrong_fills_are_refused() -> None:
         text("shell.too_large", "en", name="x")
     with pytest.raises(KeyError):
         text("shell.no_such_text", "en")
+
+
+# ------------------------------------------------------------------- errors and notes of the core
+
+
+def notices() -> list[tuple[str, str, set[str]]]:
+    """(place, English template, names of the fills) of every error and note in the core."""
+    found = []
+    for path in CORE:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+                continue
+            if node.func.id not in ("CrossfuseError", "Notice") or not node.args:
+                continue
+            template = node.args[0]
+            if isinstance(template, ast.Constant):
+                place = f"{path.relative_to(ROOT)}:{node.lineno}"
+                names = {word.arg for word in node.keywords if word.arg}
+                found.append((place, template.value, names))
+    return found
+
+
+def test_notices_are_filled_with_what_they_name() -> None:
+    for place, template, fills in notices():
+        if fills:
+            assert set(FILL.findall(template)) == fills, place
+
+
+@pytest.mark.parametrize("language", [name for name in LANGUAGES if name != "en"])
+def test_translated_notices_exist_and_have_the_same_fills(language: str) -> None:
+    templates = {template for _, template, _ in notices()}
+    for template, translation in notice_catalogue(language).items():
+        assert template in templates, f"no error or note reads: {template}"
+        assert set(FILL.findall(translation)) == set(FILL.findall(template)), template

@@ -64,8 +64,10 @@ def pack_maps(maps: Sequence[AttentionMap]) -> tuple[list[dict[str, Any]], Array
     )
     if size > MAX_BYTES:
         raise CrossfuseError(
-            f"The maps of this view take {size / 1e6:.0f} MB; a browser is sent at most "
-            f"{MAX_BYTES / 1e6:.0f} MB. Fewer heads, layers or rows (rows on demand) would work."
+            "The maps of this view take {size:.0f} MB; a browser is sent at most "
+            "{limit:.0f} MB. Fewer heads, layers or rows (rows on demand) would work.",
+            size=size / 1e6,
+            limit=MAX_BYTES / 1e6,
         )
     packed: list[dict[str, Any]] = []
     arrays: Arrays = {}

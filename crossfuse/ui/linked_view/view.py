@@ -116,14 +116,18 @@ def _check(panels: Sequence[Panel], used: set[str], geometries: Mapping[str, Geo
     absent = sorted(used - set(geometries))
     if absent:
         raise CrossfuseError(
-            f"The view has no geometry {absent[0]!r}; it has {', '.join(geometries) or 'none'}."
+            "The view has no geometry {absent!r}; it has {geometries}.",
+            absent=absent[0],
+            geometries=", ".join(geometries) or "none",
         )
     for panel in panels:
         for name in panel.geometries if panel.part is not None else ():
             geometry = geometries[name]
             if not isinstance(geometry, Joined):
                 raise CrossfuseError(
-                    f"A panel asks for part {panel.part!r} of {name!r}, which has no parts."
+                    "A panel asks for part {part!r} of {name!r}, which has no parts.",
+                    part=panel.part,
+                    name=name,
                 )
             geometry.span(panel.part or "")
 
