@@ -1,9 +1,10 @@
 """The kernel against its peers in one run: time, peak memory and error, as ratios.
 
 Each row: ``time_ratio`` = ours / peer, median over interleaved pairs; ``memory_ratio`` = extra peak
-memory of ours / peer's; ``max_error`` against float64 on chosen rows. 8 heads of 64, float32.
+memory of ours / peer's; ``max_error`` against float64 on chosen rows. 8 heads of 64.
 
     crossfuse bench attention --json
+    crossfuse bench attention --device cuda --dtype bfloat16 --runs 20
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ HEADS, WIDTH, ROWS, GROUPS = 8, 64, 64, 36
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=5, help="interleaved pairs a row")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument(
         "--tokens", type=int, nargs="+", default=[3136, 8192], help="sides of the square cases"
     )
@@ -40,7 +42,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     with torch.no_grad():
         for tokens in arguments.tokens:
-            query, key, value = _inputs(tokens, tokens, arguments.device)
+            query, key, value = _inputs(tokens, tokens, arguments)
             chosen = torch.linspace(0, tokens - 1, ROWS).long().to(arguments.device)
             labels = (torch.arange(tokens) % GROUPS).to(arguments.device)
             some = Want.of_rows(chosen)
@@ -89,7 +91,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 )
                 | {"max_error": 0.0}
             )
-        query, key, value = _inputs(3136, 784, arguments.device)
+        query, key, value = _inputs(3136, 784, arguments)
         rows.append(
             _compare(
                 "output + whole map",
@@ -104,11 +106,15 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def _inputs(queries: int, keys: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
+def _inputs(
+    queries: int, keys: int, arguments: argparse.Namespace
+) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    shapes = (queries, keys, keys)
-    made = [torch.randn(1, HEADS, n, WIDTH, generator=generator).to(device) for n in shapes]
-    return made[0], made[1], made[2]
+    made = (torch.randn(1, HEADS, n, WIDTH, generator=generator) for n in (queries, keys, keys))
+    query, key, value = (
+        part.to(arguments.device, getattr(torch, arguments.dtype)) for part in made
+    )
+    return query, key, value
 
 
 def _naive(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,7 +124,8 @@ def _naive(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
 
 def _multihead(query: Tensor, key: Tensor, value: Tensor) -> Callable[[], Any]:
     """torch's own module with its projections; it projects too, which favours us a little."""
-    module = torch.nn.MultiheadAttention(HEADS * WIDTH, HEADS, batch_first=True).to(query.device)
+    module = torch.nn.MultiheadAttention(HEADS * WIDTH, HEADS, batch_first=True)
+    module = module.to(query.device, query.dtype)
     merged = [part.transpose(1, 2).flatten(2) for part in (query, key, value)]
     return lambda: module(*merged, need_weights=True, average_attn_weights=False)
 
@@ -147,10 +154,12 @@ def _compare(
 
 
 def _seconds(run: Callable[[], Any], device: str) -> float:
+    """Wall seconds of one call, its result let go included; on CUDA until the device is done."""
+    wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    wait()
     start = time.perf_counter()
     run()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+    wait()
     return time.perf_counter() - start
 
 

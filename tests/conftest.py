@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
-
-import hypothesis
 
 # Tests run in parallel processes: one computing thread each, so that they do not wait for one
 # another. Set before torch is imported anywhere.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
-hypothesis.settings.register_profile("project", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("project")
+if importlib.util.find_spec("hypothesis"):  # the tests of the GPU do without
+    import hypothesis
+
+    hypothesis.settings.register_profile("project", deadline=None, derandomize=True)
+    hypothesis.settings.load_profile("project")

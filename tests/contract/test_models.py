@@ -185,18 +185,6 @@ def test_two_threads_do_not_mix(name: str) -> None:
             torch.testing.assert_close(got.weights, true.weights, **TOLERANCE)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", NAMES)
-def test_cuda_gives_what_the_cpu_gives(name: str) -> None:
-    model = build(name)
-    inputs = example(model)
-    here = tensors(run(model, inputs, Want.everything()))
-    moved = {k: v.cuda() if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    there = tensors(run(model.cuda(), moved, Want.everything()))
-    for key, value in here.items():
-        torch.testing.assert_close(there[key].cpu(), value, atol=2e-3, rtol=2e-3)
-
-
 def test_every_entry_names_parts_that_exist() -> None:
     for entry in registry.MODELS.values():
         pipeline = entry.pipeline_module()

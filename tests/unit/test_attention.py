@@ -231,14 +231,3 @@ def test_rows_never_form_the_whole_map() -> None:
     query, key = torch.randn(1, 1, 4096, 8), torch.randn(1, 1, 4096, 8)
     rows = map_rows(query, key, torch.arange(3))
     assert rows.shape == (1, 1, 3, 4096)
-
-
-@pytest.mark.gpu
-def test_cuda_agrees_with_cpu() -> None:
-    query, key, value = (torch.randn(2, 4, n, 64) for n in (65, 130, 130))
-    for want in (Want.nothing(), Want.everything(), Want.of_rows([0, 64])):
-        here = attend(query, key, value, want=want)
-        there = attend(query.cuda(), key.cuda(), value.cuda(), want=want)
-        torch.testing.assert_close(there.output.cpu(), here.output, atol=1e-4, rtol=1e-4)
-        if here.weights is not None:
-            torch.testing.assert_close(there.weights.cpu(), here.weights, atol=1e-4, rtol=1e-4)
