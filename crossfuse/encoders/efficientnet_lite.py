@@ -119,3 +119,13 @@ class EfficientNetLite(nn.Module):
         for block in self.blocks[: self.ends[stride]]:
             x = block(x)
         return self.head(x) if stride == 32 else x
+
+    def pyramid(self, pixels: Tensor, strides: Sequence[int]) -> dict[int, Tensor]:
+        """Features at several strides from one pass: stride -> (B, C, H // stride, W // stride)."""
+        x, found = self.stem(pixels), {}
+        ends = {self.ends[stride]: stride for stride in strides}
+        for index, block in enumerate(self.blocks, start=1):
+            x = block(x)
+            if index in ends:
+                found[ends[index]] = self.head(x) if ends[index] == 32 else x
+        return found

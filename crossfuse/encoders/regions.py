@@ -170,15 +170,7 @@ class RegionEncoder(nn.Module):
         """Feature maps of photographs squashed to a square: stride -> (B, C, h, w)."""
         device = self.network.stem.weight.device
         pixels = torch.from_numpy(np.stack([squashed(photo) for photo in photos])).to(device)
-        x = self.network.stem((pixels.permute(0, 3, 1, 2).float() - MEAN) / SCALE)
-        found: dict[int, Tensor] = {}
-        ends = {self.network.ends[stride]: stride for stride in STRIDES}
-        for index, block in enumerate(self.network.blocks, start=1):
-            x = block(x)
-            if index in ends:
-                found[ends[index]] = x
-        found[32] = self.network.head(x)
-        return found
+        return self.network.pyramid((pixels.permute(0, 3, 1, 2).float() - MEAN) / SCALE, STRIDES)
 
     def encode(
         self, photos: Sequence[np.ndarray], kind: str = "proposals", count: int = REGIONS

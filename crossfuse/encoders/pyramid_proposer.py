@@ -1,0 +1,240 @@
+"""The region proposer: a class-agnostic head over the frozen image encoder, trained here.
+
+It saw the boxes of noun phrases of the training captions (Flickr30K Entities) and no words, so it
+proposes "what people mention". The image-sentence model never sees boxes as supervision.
+
+    stride-8 map of the encoder -> TunedStage (the encoder's stage, trained further) -> stride 16
+    8, 16 and 32 -> top-down and bottom-up paths (Lin et al., CVPR 2017; Liu et al., CVPR 2018)
+    each level -> box and score of each anchor shape -> the 36 boxes that cover most (choose_boxes)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crossfuse.encoders.efficientnet_lite import EfficientNetLite
+
+CHANNELS = {8: 48, 16: 120, 32: 1280}
+REGIONS = 36
+CANDIDATES = 600
+# The blocks of EfficientNet-Lite2 between stride 8 and stride 16: width in, width out, kernel.
+STAGE = ((48, 88, 3), *((88, 88, 3),) * 3, (88, 120, 5), *((120, 120, 5),) * 3)
+
+Shapes = tuple[tuple[float, float], ...]
+
+
+def box_iou(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection over union of every pair: (..., N, 4) x (..., M, 4) -> (..., N, M)."""
+    low = torch.maximum(first[..., :, None, :2], second[..., None, :, :2])
+    high = torch.minimum(first[..., :, None, 2:], second[..., None, :, 2:])
+    inner = (high - low).clamp(min=0).prod(-1)
+
+    def area(boxes: Tensor) -> Tensor:
+        return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
+
+    union = area(first)[..., :, None] + area(second)[..., None, :] - inner
+    return inner / union.clamp(min=1e-9)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the boxes to keep are chosen (:func:`choose_boxes`); set for recall at 36 boxes.
+
+    ``overlap``, ``softness``: a chosen box covers a phrase box near another candidate with
+    probability sigmoid((IoU - overlap) / softness). ``sharpness``: exponent of the scores.
+    """
+
+    overlap: float = 0.55
+    softness: float = 0.07
+    sharpness: float = 1.0
+
+
+@dataclass(frozen=True)
+class ProposerConfig:
+    """Sizes of the proposer. ``shapes``: of each stride, anchor (width, height) in 0...1."""
+
+    width: int = 128
+    shapes: tuple[Shapes, Shapes, Shapes] = (((0.1, 0.1),), ((0.3, 0.3),), ((0.6, 0.6),))
+    choice: Choice = Choice()
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ProposerConfig:
+        shapes = tuple(tuple((float(w), float(h)) for w, h in level) for level in values["shapes"])
+        choice = Choice(**values["choice"])
+        return replace(cls(), width=int(values["width"]), shapes=shapes, choice=choice)
+
+
+class TunedStage(nn.Module):
+    """The encoder's blocks between stride 8 and stride 16, to be trained further for boxes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList()
+        for number, (inside, outside, kernel) in enumerate(STAGE):
+            wide, stride = 6 * inside, 1 if number else 2
+            padding = 0 if stride == 2 else kernel // 2
+            self.convolutions += [
+                nn.Conv2d(inside, wide, 1),
+                nn.Conv2d(wide, wide, kernel, stride, padding, groups=wide),
+                nn.Conv2d(wide, outside, 1),
+            ]
+
+    @torch.no_grad()
+    def start_from(self, network: EfficientNetLite) -> None:
+        """Take the weights of the encoder's stage."""
+        layers = [
+            layer
+            for block in network.blocks[network.ends[8] : network.ends[16]]
+            for layer in block.layers  # type: ignore[union-attr]
+        ]
+        for convolution, layer in zip(self.convolutions, layers, strict=True):
+            convolution.weight.copy_(layer.weight)  # type: ignore[operator]
+            convolution.bias.copy_(layer.bias)  # type: ignore[operator]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 48, h, w) of stride 8 -> (B, 120, h / 2, w / 2)."""
+        layers = iter(self.convolutions)
+        for number, (expand, depthwise, project) in enumerate(
+            zip(layers, layers, layers, strict=True)
+        ):
+            y = F.relu6(expand(x))
+            if not number:
+                y = F.pad(y, (0, 1, 0, 1))  # TensorFlow's lopsided padding, as in the encoder
+            y = project(F.relu6(depthwise(y)))
+            x = x + y if x.shape == y.shape else y
+        return x
+
+
+class _Mix(nn.Module):
+    """Residual block: a wide depthwise convolution, then a pointwise network of two layers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(width, width, 5, padding=2, groups=width, bias=False),
+            nn.BatchNorm2d(width),
+            nn.Conv2d(width, 2 * width, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(2 * width, width, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+class RegionProposer(nn.Module):
+    """Class-agnostic boxes with a score: an anchor-based head on three levels.
+
+    Trained on boxes of the noun phrases of image captions, so a region is "what people mention".
+    Input maps come from the frozen encoder at 320 px, strides 8 and 32.
+    """
+
+    def __init__(self, config: ProposerConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or ProposerConfig()
+        width = config.width
+        self.stage = TunedStage()
+        self.inputs = nn.ModuleList(
+            nn.Sequential(nn.BatchNorm2d(channels), nn.Conv2d(channels, width, 1))
+            for channels in CHANNELS.values()
+        )
+        self.down = nn.ModuleList(_Mix(width) for _ in range(3))
+        self.up = nn.ModuleList(
+            nn.Conv2d(width, width, 3, stride=2, padding=1, groups=width) for _ in range(2)
+        )
+        self.towers = nn.ModuleList(
+            nn.Sequential(_Mix(width), _Mix(width), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+            for _ in range(3)
+        )
+        self.outs = nn.ModuleList(nn.Conv2d(width, 5 * len(level), 1) for level in config.shapes)
+        for out, level in zip(self.outs, config.shapes, strict=True):
+            nn.init.normal_(out.weight, std=0.01)  # type: ignore[arg-type]
+            start = torch.zeros(5, len(level))
+            start[0] = -4.0  # a box is rare
+            out.bias = nn.Parameter(start.flatten())
+
+    def anchors(self, cells: int = 10) -> Tensor:
+        """(A, 4): centre x, centre y, width, height in 0...1; ``cells`` a side at stride 32."""
+        found = []
+        for shapes, side in zip(self.config.shapes, (4 * cells, 2 * cells, cells), strict=True):
+            centre = (torch.arange(side, dtype=torch.float32) + 0.5) / side
+            y, x = torch.meshgrid(centre, centre, indexing="ij")
+            place = torch.stack([x, y], -1).expand(len(shapes), side, side, 2)
+            size = torch.tensor(shapes)[:, None, None].expand_as(place)
+            found.append(torch.cat([place, size], -1).flatten(0, 2))
+        return torch.cat(found)
+
+    def forward(self, maps: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
+        """Args: stride -> (B, C, h, w). Returns: boxes (B, A, 4) in 0...1 and logits (B, A)."""
+        own = (maps[8], self.stage(maps[8]), maps[32])
+        fine, middle, coarse = (layer(x) for layer, x in zip(self.inputs, own, strict=True))
+        coarse = self.down[2](coarse)
+        middle = self.down[1](middle + F.interpolate(coarse, scale_factor=2.0))
+        fine = self.down[0](fine + F.interpolate(middle, scale_factor=2.0))
+        middle = middle + self.up[0](fine)
+        coarse = coarse + self.up[1](middle)
+        raw = []
+        for number, x in enumerate((fine, middle, coarse)):
+            out = self.outs[number](self.towers[number](x))
+            raw.append(out.unflatten(1, (5, -1)).flatten(2).float())
+        out, anchors = torch.cat(raw, 2).transpose(1, 2), self.anchors(coarse.shape[-1]).to(raw[0])
+        centre = anchors[:, :2] + out[..., 1:3] * anchors[:, 2:]
+        size = anchors[:, 2:] * out[..., 3:5].clamp(-2.5, 2.5).exp()
+        boxes = torch.cat([centre - size / 2, centre + size / 2], -1).clamp(0.0, 1.0)
+        return boxes, out[..., 0]
+
+    @torch.no_grad()
+    def propose(self, maps: Mapping[int, Tensor], count: int = REGIONS) -> list[Tensor]:
+        """The boxes to keep of each photograph, best first: a list of (<= count, 4) in 0...1."""
+        boxes, logits = self(maps)
+        chosen, found = choose_boxes(boxes, logits.sigmoid(), count, self.config.choice)
+        return [own[:number] for own, number in zip(chosen, found.tolist(), strict=True)]
+
+
+def choose_boxes(
+    boxes: Tensor, scores: Tensor, count: int, choice: Choice
+) -> tuple[Tensor, Tensor]:
+    """Greedy choice of the boxes that together cover most of what is there.
+
+    The candidates are taken as a sample of where phrase boxes may be, each with its score as mass.
+    A chosen box covers the mass of its neighbours (see :class:`Choice`); the next one chosen is
+    that which covers most of the mass not yet covered. That is greedy maximisation of a submodular
+    function (Nemhauser et al. 1978: at least 63 % of the best); suppression of all that overlaps
+    a better box, the usual way, asks only for the next best score.
+
+    Args:
+        boxes: (B, A, 4); scores: (B, A) in 0...1. Boxes thinner than 1/100 of a side are dropped.
+
+    Returns:
+        (B, count, 4), in order of choice, and (B,) how many of them were there to choose; the rest
+        is the whole frame.
+    """
+    thick = ((boxes[..., 2:] - boxes[..., :2]) > 0.01).all(-1)
+    mass = torch.where(thick, scores, 0.0)
+    mass, order = mass.topk(min(CANDIDATES, mass.shape[1]))
+    boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
+    real = mass > 0
+    mass = mass**choice.sharpness
+    cover = ((box_iou(boxes, boxes) - choice.overlap) / choice.softness).sigmoid()
+    cover.diagonal(dim1=1, dim2=2).fill_(1.0)
+    chosen = torch.tensor([0.0, 0.0, 1.0, 1.0]).to(boxes).repeat(len(boxes), count, 1)
+    found = real.sum(1).clamp(max=count)
+    for place in range(min(count, boxes.shape[1])):
+        gain = torch.bmm(mass[:, None], cover)[:, 0].masked_fill(~real, -1.0)
+        best = gain.argmax(1)[:, None]
+        here = place < found
+        box = boxes.gather(1, best[..., None].expand(-1, 1, 4))[:, 0]
+        chosen[:, place] = torch.where(here[:, None], box, chosen[:, place])
+        covered = cover.gather(2, best[:, None].expand(-1, cover.shape[1], 1))[..., 0]
+        mass = mass * (1.0 - covered)
+        real = real.scatter(1, best, False)
+    return chosen, found
