@@ -285,7 +285,8 @@ def why() -> None:
     if not path.exists():
         return
     document = json.loads(path.read_text(encoding="utf-8"))
-    rows = [{**row, "label": t(f"eeg.row_{row['name']}")} for row in document["rows"]]
+    rows = charts.protocol_rows(document)
+    rows = [{**row, "label": t(f"eeg.row_{row['name']}")} for row in rows]
     legend = {name: t(f"eeg.protocol_{name}") for name in ("subject", "paper")}
     st.plotly_chart(charts.protocols_figure(rows, legend), key="eeg_why", alt=t("eeg.why"))
     table = {
@@ -313,9 +314,9 @@ def take_away(result: Result) -> None:
     if "probability" in result.outputs:
         out = result.outputs
         files[t("eeg.take_annotations")] = (
-            "eeg-predictions.csv",
-            "text/csv",
-            lambda: charts.annotations_csv(out["times"], out["probability"]),
+            "eeg-predictions.txt",
+            "text/plain",
+            lambda: charts.annotations_text(out["times"], out["probability"]),
         )
     downloads(files, key="eeg")
 

@@ -46,22 +46,23 @@ def weights_csv(trace: Trace) -> bytes:
     return stream.getvalue().encode()
 
 
-def annotations_csv(
+def annotations_text(
     times: np.ndarray, probability: np.ndarray, classes: tuple[str, str] = ("rest", "task")
 ) -> bytes:
-    """The predictions as annotations that ``mne.read_annotations`` reads (CSV: onset, duration,
-    description), neighbouring windows of one class joined."""
-    stream = io.StringIO()
-    table = csv.writer(stream)
-    table.writerow(("onset", "duration", "description"))
+    """The predictions as a file for ``mne.read_annotations``: onset and duration in seconds from
+    the first sample, neighbouring windows of one class joined.
+
+    It is MNE's text format: in its CSV a number is an onset in milliseconds since 1970.
+    """
+    lines = ["# MNE-Annotations", "# onset, duration, description"]
     chosen = (np.asarray(probability) > 0.5).astype(int)
     edges = np.flatnonzero(np.diff(chosen)) + 1
     for part in np.split(np.arange(len(chosen)), edges):
         onset, end = float(times[part[0], 0]), float(times[part[-1], 1])
         mean = float(np.mean(np.asarray(probability)[part]))
         text = f"{classes[chosen[part[0]]]} p={mean:.2f}"
-        table.writerow((f"{onset:.3f}", f"{end - onset:.3f}", text))
-    return stream.getvalue().encode()
+        lines.append(f"{onset:.3f}, {end - onset:.3f}, {text}")
+    return ("\n".join(lines) + "\n").encode()
 
 
 def fusion_figure(
@@ -92,6 +93,26 @@ def fusion_figure(
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(ticksuffix=" s")
     return house(figure, height=max(260, 14 * len(names) + 90), legend=False)
+
+
+def protocol_rows(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A saved ``crossfuse evaluate mca_eeg`` as rows: name, protocol, value, spread, trials, ..."""
+    rows = []
+    for protocol, part in (("subject", "methods"), ("paper", "random_windows_LEAKING")):
+        for name, found in evaluation.get(part, {}).items():
+            mean, spread = found["mean"], found["spread"]
+            rows.append(
+                {
+                    "name": name,
+                    "protocol": protocol,
+                    "value": mean["window_balanced_accuracy"],
+                    "spread": spread["window_balanced_accuracy"],
+                    "trials": mean.get("trial_balanced_accuracy"),
+                    "trials_spread": spread.get("trial_balanced_accuracy"),
+                    "seeds": len(found["seeds"]),
+                }
+            )
+    return rows
 
 
 def protocols_figure(rows: list[dict[str, Any]], legend: Mapping[str, str]) -> Figure:

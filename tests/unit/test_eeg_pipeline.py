@@ -21,7 +21,7 @@ from crossfuse.models.mca_eeg import MCAEEG, MCAEEGConfig
 from crossfuse.pipelines import mca_eeg as pipeline
 from crossfuse.trace import load
 from crossfuse.ui.traces import envelope
-from crossfuse.viz.eeg import annotations_csv, weights_csv
+from crossfuse.viz.eeg import annotations_text, weights_csv
 
 
 def ask(inputs: dict[str, object] | None = None, **options: object) -> Result:
@@ -278,10 +278,12 @@ def test_exports(tmp_path: object) -> None:
     assert result.trace is not None
     lines = weights_csv(result.trace).decode().splitlines()
     assert len(lines) == 1 + sum(entry.weights.size for entry in result.trace.maps)
-    path = tmp_path / "predictions.csv"  # type: ignore[operator]
-    path.write_bytes(annotations_csv(result.outputs["times"], result.outputs["probability"]))
+    path = tmp_path / "predictions.txt"  # type: ignore[operator]
+    path.write_bytes(annotations_text(result.outputs["times"], result.outputs["probability"]))
     read = mne.read_annotations(path)
     assert read.duration.sum() == pytest.approx(120)
+    assert read.onset[0] == 0
+    assert read.onset[-1] + read.duration[-1] == pytest.approx(120)
     assert any(text.startswith("task") for text in read.description)
     assert load(io.BytesIO(result.trace.to_bytes())) == result.trace
 
