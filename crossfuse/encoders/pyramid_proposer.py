@@ -74,7 +74,10 @@ class ProposerConfig:
 
 
 class TunedStage(nn.Module):
-    """The encoder's blocks between stride 8 and stride 16, to be trained further for boxes."""
+    """The encoder's blocks between stride 8 and stride 16, to be trained further for boxes.
+
+    The depthwise filters stay as published: they are few, and slow to differentiate.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,9 +85,11 @@ class TunedStage(nn.Module):
         for number, (inside, outside, kernel) in enumerate(STAGE):
             wide, stride = 6 * inside, 1 if number else 2
             padding = 0 if stride == 2 else kernel // 2
+            depthwise = nn.Conv2d(wide, wide, kernel, stride, padding, groups=wide)
+            depthwise.weight.requires_grad_(False)
             self.convolutions += [
                 nn.Conv2d(inside, wide, 1),
-                nn.Conv2d(wide, wide, kernel, stride, padding, groups=wide),
+                depthwise,
                 nn.Conv2d(wide, outside, 1),
             ]
 
@@ -115,16 +120,15 @@ class TunedStage(nn.Module):
 
 
 class _Mix(nn.Module):
-    """Residual block: a wide depthwise convolution, then a pointwise network of two layers."""
+    """Residual block: a 3 x 3 convolution to half the width, and back to all of it."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(width, width, 5, padding=2, groups=width, bias=False),
-            nn.BatchNorm2d(width),
-            nn.Conv2d(width, 2 * width, 1),
+            nn.Conv2d(width, width // 2, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width // 2),
             nn.ReLU(inplace=True),
-            nn.Conv2d(2 * width, width, 1),
+            nn.Conv2d(width // 2, width, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -149,7 +153,7 @@ class RegionProposer(nn.Module):
         )
         self.down = nn.ModuleList(_Mix(width) for _ in range(3))
         self.up = nn.ModuleList(
-            nn.Conv2d(width, width, 3, stride=2, padding=1, groups=width) for _ in range(2)
+            nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(width, width, 1)) for _ in range(2)
         )
         self.towers = nn.ModuleList(
             nn.Sequential(_Mix(width), _Mix(width), nn.BatchNorm2d(width), nn.ReLU(inplace=True))

@@ -257,7 +257,7 @@ def train_proposer(
     average = deepcopy(model).eval().requires_grad_(False)
     frozen = deepcopy(network).to(memory_format=torch.channels_last)
     frozen = frozen.half() if device.type == "cuda" else frozen
-    tuned = list(model.stage.parameters())
+    tuned = [p for p in model.stage.parameters() if p.requires_grad]
     fresh = [p for name, p in model.named_parameters() if not name.startswith("stage.")]
     optimiser = torch.optim.AdamW(
         [{"params": fresh, "share": 1.0}, {"params": tuned, "share": 0.15}],

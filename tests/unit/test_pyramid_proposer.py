@@ -78,9 +78,9 @@ def test_anchors_match_the_order_of_the_outputs() -> None:
     model = small().eval()
     for out in model.outs:
         torch.nn.init.zeros_(out.weight)  # type: ignore[arg-type]
-    maps = {s: torch.randn(1, c, 320 // s, 320 // s) for s, c in CHANNELS.items()}
+    maps = {s: torch.randn(1, c, 160 // s, 160 // s) for s, c in CHANNELS.items()}
     boxes, logits = model(maps)
-    anchors = model.anchors()
+    anchors = model.anchors(5)
     low, high = anchors[:, :2] - anchors[:, 2:] / 2, anchors[:, :2] + anchors[:, 2:] / 2
     assert torch.allclose(boxes[0], torch.cat([low, high], 1).clamp(0, 1), atol=1e-6)
     assert torch.equal(logits, torch.full_like(logits, -4.0))
@@ -114,10 +114,10 @@ def test_plain_view_is_what_the_page_sees() -> None:
 
 def test_boxes_move_with_the_picture() -> None:
     """A white box on black is where the moved box says, in every view."""
-    pixels = torch.zeros(32, 3, 224, 224, dtype=torch.uint8)
+    pixels = torch.zeros(12, 3, 224, 224, dtype=torch.uint8)
     pixels[:, :, 56:168, 84:140] = 255
     box = torch.tensor([84, 56, 140, 168]) / 224
-    boxes, real = box.expand(32, 1, 4), torch.ones(32, 1, dtype=torch.bool)
+    boxes, real = box.expand(12, 1, 4), torch.ones(12, 1, dtype=torch.bool)
     generator = torch.Generator().manual_seed(0)
     view, moved, left = random_view(pixels, boxes, real, generator)
     assert left.float().mean() > 0.8
@@ -131,10 +131,10 @@ def test_boxes_move_with_the_picture() -> None:
 
 def test_loss_teaches_one_photograph() -> None:
     model = small()
-    maps = {s: torch.randn(2, c, 320 // s, 320 // s) for s, c in CHANNELS.items()}
+    maps = {s: torch.randn(2, c, 160 // s, 160 // s) for s, c in CHANNELS.items()}
     truth, real = pad_boxes([THINGS.numpy()] * 2, 4)
     optimiser = torch.optim.Adam(model.parameters(), 0.01)
-    for _ in range(40):
+    for _ in range(30):
         optimiser.zero_grad()
         proposer_loss(model, maps, truth, real).backward()
         optimiser.step()
@@ -146,7 +146,7 @@ def test_loss_teaches_one_photograph() -> None:
 
 def test_photograph_without_boxes_gives_a_finite_loss() -> None:
     model = small()
-    maps = {s: torch.randn(1, c, 320 // s, 320 // s) for s, c in CHANNELS.items()}
+    maps = {s: torch.randn(1, c, 160 // s, 160 // s) for s, c in CHANNELS.items()}
     truth, real = pad_boxes([np.zeros((0, 4))], 4)
     assert torch.isfinite(proposer_loss(model, maps, truth, real))
 
