@@ -1,23 +1,14 @@
 // A photograph with the cells of a feature map laid over it.
 
-import { el, fitCanvas } from "../js/dom.js";
-import { canvasListbox, canvasPointer } from "../js/keys.js";
+import { canvasPanel } from "../js/canvas_panel.js";
+import { fitCanvas } from "../js/dom.js";
 import { Photo, fitPhoto, outline, overlayAlpha, rankBadge } from "../js/photo.js";
-import { canvasImage } from "../js/svg.js";
 
 export function create(root, ctx) {
-  const canvas = el("canvas");
   const photo = new Photo(() => ctx.repaint());
   const cells = document.createElement("canvas");
   let grid = null;
   let fit = null;
-  let last = null;
-
-  const list = canvasListbox(root, ctx, {
-    layout: () => ({ count: grid ? grid.count : 0, columns: grid ? grid.columns : 1 }),
-  });
-  list.element.append(canvas);
-  canvasPointer(canvas, ctx, itemAt);
 
   /** Where the grid lies, in pixels of the photo: cells may reach beyond it or leave a margin. */
   function frame() {
@@ -54,7 +45,7 @@ export function create(root, ctx) {
       f.w * grid.columns * fit.zoom, f.h * grid.rows * fit.zoom);
   }
 
-  function draw(picture) {
+  function draw(picture, canvas) {
     const [imageWidth, imageHeight] = grid.image_size;
     fit = fitPhoto(imageWidth, imageHeight, ctx.width(), ctx.height());
     const pen = fitCanvas(canvas, fit.width, fit.height);
@@ -74,20 +65,14 @@ export function create(root, ctx) {
     }
   }
 
-  return {
-    update(data) {
+  return canvasPanel(root, ctx, {
+    kind: "image_grid",
+    take(data) {
       grid = data.geometry;
       photo.load(data.arrays.image);
-      list.element.setAttribute("aria-label", data.title || ctx.t("panel_image_grid"));
-      last = null;
     },
-    paint(picture) {
-      last = picture;
-      draw(picture);
-      list.say(picture.source ?? picture.marked, picture.pinned);
-    },
-    resize() { if (last) draw(last); },
-    svg: () => canvasImage(canvas, () => draw(last)),
-    dispose() { list.dispose(); },
-  };
+    layout: () => ({ count: grid ? grid.count : 0, columns: grid ? grid.columns : 1 }),
+    itemAt,
+    draw,
+  });
 }

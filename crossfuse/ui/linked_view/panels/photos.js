@@ -1,17 +1,15 @@
 // Photographs in lines; the bar under each is the weight of the photograph as a whole, the wash
 // over it are the weights of its cells.
 
+import { canvasPanel } from "../js/canvas_panel.js";
 import { el, fitCanvas } from "../js/dom.js";
-import { canvasListbox, canvasPointer } from "../js/keys.js";
 import { formatWeight } from "../js/labels.js";
 import { Photo, outline, overlayAlpha, rankBadge } from "../js/photo.js";
-import { canvasImage } from "../js/svg.js";
 
 const GAP = 10;
 const BAR = 22;
 
 export function create(root, ctx) {
-  const canvas = el("canvas");
   const cells = document.createElement("canvas");
   const scroll = el("div", "photo-strip");
   root.append(scroll);
@@ -19,13 +17,6 @@ export function create(root, ctx) {
   let stack = null; // the part with one item a photograph
   let grids = []; // the parts with one item a cell
   let boxes = [];
-  let last = null;
-
-  const list = canvasListbox(scroll, ctx, {
-    layout: () => ({ count: photos.length, columns: columns() }),
-  });
-  list.element.append(canvas);
-  canvasPointer(canvas, ctx, itemAt);
 
   function columns() {
     const wanted = ctx.width() < 420 ? 100 : 128;
@@ -120,7 +111,7 @@ export function create(root, ctx) {
     pen.restore();
   }
 
-  function draw(picture) {
+  function draw(picture, canvas) {
     if (!stack) return;
     const size = arrange(photos.map((p) => p.size));
     const pen = fitCanvas(canvas, size.width, size.height);
@@ -155,8 +146,9 @@ export function create(root, ctx) {
     }
   }
 
-  return {
-    update(data) {
+  return canvasPanel(root, ctx, {
+    kind: "photos",
+    take(data) {
       const parts = data.geometry.parts.map((part) => part);
       stack = parts.find((p) => p.kind === "view_stack");
       grids = parts.filter((p) => p.kind === "image_grid");
@@ -170,15 +162,10 @@ export function create(root, ctx) {
         entry.photo.load(files.slice(ends[i], ends[i + 1]));
       });
       scroll.style.maxHeight = `${ctx.height() + 40}px`;
-      list.element.setAttribute("aria-label", data.title || ctx.t("panel_photos"));
     },
-    paint(picture) {
-      last = picture;
-      draw(picture);
-      list.say(picture.source ?? picture.marked, picture.pinned);
-    },
-    resize() { if (last) draw(last); },
-    svg: () => canvasImage(canvas, () => draw(last)),
-    dispose() { list.dispose(); },
-  };
+    layout: () => ({ count: photos.length, columns: columns() }),
+    into: scroll,
+    itemAt,
+    draw,
+  });
 }

@@ -1,23 +1,14 @@
 // Boxes on a photograph; the smallest box under the pointer is meant.
 
-import { el, fitCanvas } from "../js/dom.js";
-import { canvasListbox, canvasPointer } from "../js/keys.js";
+import { canvasPanel } from "../js/canvas_panel.js";
+import { fitCanvas } from "../js/dom.js";
 import { Photo, fitPhoto, outline, overlayAlpha, rankBadge } from "../js/photo.js";
-import { canvasImage } from "../js/svg.js";
 
 export function create(root, ctx) {
-  const canvas = el("canvas");
   const photo = new Photo(() => ctx.repaint());
   let regions = null;
   let order = []; // large boxes first, so that small ones are painted over them
   let fit = null;
-  let last = null;
-
-  const list = canvasListbox(root, ctx, {
-    layout: () => ({ count: regions ? regions.count : 0, columns: 1 }),
-  });
-  list.element.append(canvas);
-  canvasPointer(canvas, ctx, itemAt);
 
   function box(item) {
     const [x0, y0, x1, y1] = regions.boxes.subarray(4 * item, 4 * item + 4);
@@ -43,8 +34,8 @@ export function create(root, ctx) {
     const alpha = overlayAlpha(picture.settings.opacity * 0.9);
     // Where boxes lie over each other the strongest is on top, and replaces what it covers.
     const layer = document.createElement("canvas");
-    layer.width = canvas.width;
-    layer.height = canvas.height;
+    layer.width = pen.canvas.width;
+    layer.height = pen.canvas.height;
     const under = layer.getContext("2d");
     under.setTransform(pen.getTransform());
     const byStrength = [...order].filter((i) => weights[i] === weights[i])
@@ -62,7 +53,7 @@ export function create(root, ctx) {
     pen.drawImage(layer, 0, 0, fit.width, fit.height);
   }
 
-  function draw(picture) {
+  function draw(picture, canvas) {
     const [imageWidth, imageHeight] = regions.image_size;
     fit = fitPhoto(imageWidth, imageHeight, ctx.width(), ctx.height());
     const pen = fitCanvas(canvas, fit.width, fit.height);
@@ -101,21 +92,15 @@ export function create(root, ctx) {
     pen.fillText(label, left + 6, top + 9.5, width - 12);
   }
 
-  return {
-    update(data) {
+  return canvasPanel(root, ctx, {
+    kind: "regions",
+    take(data) {
       regions = data.geometry;
       order = Array.from({ length: data.count }, (_, i) => i).sort((a, b) => area(b) - area(a));
       photo.load(data.arrays.image);
-      list.element.setAttribute("aria-label", data.title || ctx.t("panel_regions"));
-      last = null;
     },
-    paint(picture) {
-      last = picture;
-      draw(picture);
-      list.say(picture.source ?? picture.marked, picture.pinned);
-    },
-    resize() { if (last) draw(last); },
-    svg: () => canvasImage(canvas, () => draw(last)),
-    dispose() { list.dispose(); },
-  };
+    layout: () => ({ count: regions ? regions.count : 0, columns: 1 }),
+    itemAt,
+    draw,
+  });
 }

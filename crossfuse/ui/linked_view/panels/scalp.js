@@ -1,26 +1,18 @@
 // EEG sensors on a head seen from above (nose up), with an interpolated map and contour lines.
 
+import { canvasPanel } from "../js/canvas_panel.js";
 import { Scale } from "../js/colours.js";
 import { el, fitCanvas } from "../js/dom.js";
-import { canvasListbox, canvasPointer } from "../js/keys.js";
-import { canvasImage } from "../js/svg.js";
 
 const LINES = 5; // contour lines
 
 export function create(root, ctx) {
-  const canvas = el("canvas");
   const sheet = document.createElement("canvas");
   const lonely = el("div", "lonely");
   let data = null;
   let count = 0;
   let placed = []; // items with a place, in the order of the matrix
   let frame = null;
-  let last = null;
-
-  const list = canvasListbox(root, ctx, { layout: () => ({ count, columns: 1 }), next: neighbour });
-  list.element.append(canvas);
-  canvasPointer(canvas, ctx, itemAt);
-  root.append(lonely);
 
   function place(item) {
     const { flat } = data.arrays;
@@ -190,7 +182,7 @@ export function create(root, ctx) {
     return new Scale({ lo: low < 0 ? -top : 0, hi: top, signed: low < 0, dark: ctx.theme.dark });
   }
 
-  function draw(picture) {
+  function draw(picture, canvas) {
     const width = ctx.width();
     const height = Math.min(ctx.height(), width * 1.02);
     frame = { cx: width / 2, cy: height / 2 + 6, r: Math.min(width, height) / 2.5 };
@@ -231,23 +223,20 @@ export function create(root, ctx) {
     }
   }
 
-  return {
-    update(given) {
+  const panel = canvasPanel(root, ctx, {
+    kind: "scalp",
+    take(given) {
       data = given;
       count = given.count;
       placed = [];
       for (let item = 0; item < count; item++) if (place(item)[0] === place(item)[0]) placed.push(item);
-      list.element.setAttribute("aria-label", given.title || ctx.t("panel_scalp"));
       listLonely();
-      last = null;
     },
-    paint(picture) {
-      last = picture;
-      draw(picture);
-      list.say(picture.source ?? picture.marked, picture.pinned);
-    },
-    resize() { if (last) draw(last); },
-    svg: () => canvasImage(canvas, () => draw(last)),
-    dispose() { list.dispose(); },
-  };
+    layout: () => ({ count, columns: 1 }),
+    next: neighbour,
+    itemAt,
+    draw,
+  });
+  root.append(lonely);
+  return panel;
 }

@@ -1,30 +1,21 @@
 // Bands (rows, the lowest at the bottom) x time windows (columns), a curve over the windows above.
 
+import { canvasPanel } from "../js/canvas_panel.js";
 import { Scale } from "../js/colours.js";
-import { el, fitCanvas } from "../js/dom.js";
-import { canvasListbox, canvasPointer } from "../js/keys.js";
+import { fitCanvas } from "../js/dom.js";
 import { formatWeight } from "../js/labels.js";
-import { canvasImage } from "../js/svg.js";
 
 const CURVE = 56; // height of the curve
 const ROW = 34; // height of a band
 const AXIS = 34; // height of the time axis
 
 export function create(root, ctx) {
-  const canvas = el("canvas");
   const sheet = document.createElement("canvas");
   let geometry = null;
   let data = null;
   let windows = 0;
   let bands = 0;
   let frame = null;
-  let last = null;
-
-  const list = canvasListbox(root, ctx, {
-    layout: () => ({ count: bands * windows, columns: windows }),
-  });
-  list.element.append(canvas);
-  canvasPointer(canvas, ctx, itemAt);
 
   function itemAt(x, y) {
     if (!frame) return null;
@@ -140,7 +131,7 @@ export function create(root, ctx) {
     pen.globalAlpha = 1;
   }
 
-  function draw(picture) {
+  function draw(picture, canvas) {
     const { theme } = ctx;
     const width = ctx.width();
     const probe = canvas.getContext("2d");
@@ -190,24 +181,18 @@ export function create(root, ctx) {
     pen.setLineDash([]);
   }
 
-  return {
-    update(given) {
+  return canvasPanel(root, ctx, {
+    kind: "time_frequency",
+    take(given) {
       data = given;
       geometry = given.geometry;
       bands = geometry.bands.length;
       windows = geometry.times.length / 2;
-      list.element.setAttribute("aria-label", given.title || ctx.t("panel_time_frequency"));
-      last = null;
     },
-    paint(picture) {
-      last = picture;
-      draw(picture);
-      list.say(picture.source ?? picture.marked, picture.pinned);
-    },
-    resize() { if (last) draw(last); },
-    svg: () => canvasImage(canvas, () => draw(last)),
-    dispose() { list.dispose(); },
-  };
+    layout: () => ({ count: bands * windows, columns: windows }),
+    itemAt,
+    draw,
+  });
 }
 
 /** 1, 2, 5, 10, 15, 30, 60 ... seconds, the smallest not below `least`. */
