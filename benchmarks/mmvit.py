@@ -160,8 +160,8 @@ class PlainBlock(nn.Module):
             [nn.Conv2d(width, width, 3, s, 1, groups=width, bias=False) for s in strides]
         )
         self.norms = nn.ModuleList([nn.LayerNorm(width // self.heads) for _ in strides])
-        self.rows = nn.Parameter(torch.randn(64, width // self.heads) * 0.02)
-        self.columns = nn.Parameter(torch.randn(64, width // self.heads) * 0.02)
+        self.rows = nn.Parameter(torch.randn(127, width // self.heads) * 0.02)
+        self.columns = nn.Parameter(torch.randn(127, width // self.heads) * 0.02)
         self.output = nn.Linear(width, width)
         self.mlp_norm = nn.LayerNorm(width)
         hidden = int(width * mlp_ratio)
@@ -181,8 +181,12 @@ class PlainBlock(nn.Module):
             parts.append((norm(split).transpose(1, 2), grid))
         (query, here), (key, there), (value, _) = parts
         cells = query.unflatten(2, here)
-        by_row = torch.einsum("bnhwd,kd->bnhwk", cells, self.rows[: there[0]])
-        by_column = torch.einsum("bnhwd,kd->bnhwk", cells, self.columns[: there[1]])
+        by_row = torch.einsum(
+            "bnhwd,hkd->bnhwk", cells, self.rows[distances(here[0], there[0], x.device)]
+        )
+        by_column = torch.einsum(
+            "bnhwd,wkd->bnhwk", cells, self.columns[distances(here[1], there[1], x.device)]
+        )
         bias = (by_row[..., :, None] + by_column[..., None, :]).flatten(4).flatten(2, 3)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias) + query
         merged = self.output(attended.transpose(1, 2).flatten(2)).unflatten(1, here)
@@ -191,3 +195,10 @@ class PlainBlock(nn.Module):
             short = F.max_pool2d(short.permute(0, 3, 1, 2), 3, self.stride, 1).permute(0, 2, 3, 1)
         x = short + merged
         return x + self.mlp(self.mlp_norm(x))
+
+
+def distances(queries: int, keys: int, device: torch.device) -> Tensor:
+    """Index of the relative position of every query x key on one axis, as MViTv2 counts them."""
+    query = torch.arange(queries, device=device)[:, None] * max(keys / queries, 1.0)
+    key = torch.arange(keys, device=device)[None, :] * max(queries / keys, 1.0)
+    return (query - key + (keys - 1) * max(queries / keys, 1.0)).long()

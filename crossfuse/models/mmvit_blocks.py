@@ -225,7 +225,8 @@ class Block(nn.Module):
         if self.plan.query_stride == 1:
             return stream.tokens
         cells = F.max_pool2d(stream.as_map(), 3, stride=self.plan.query_stride, padding=1)
-        return torch.cat([stream.class_token, tokens_of(cells)], dim=1)
+        tokens = tokens_of(cells)
+        return torch.cat([stream.class_token, tokens], 1) if stream.layout.has_class else tokens
 
     def _dropped(self, tokens: Tensor) -> Tensor:
         """Stochastic depth: the whole branch of a sample is left out with this block's rate."""

@@ -14,23 +14,29 @@ cell i of its output is centred on cell i * s of its input.
 
 E is the decomposed relative position bias, E[i, j] = q_i . R_row[dy] + q_i . R_column[dx] (MViTv2
 eq. 4), with dy and dx the distances of the two cells as a fraction of the picture, so that views
-of different cell size, or pictures of another size, share one ruler. It never becomes an N_q x N_k
-matrix: q_i . R_row is one number for each key *row*, so the query is extended by these numbers and
-the key by the one-hot code of its row (likewise columns), and the dot product does the rest.
+of different cell size, or pictures of another size, share one ruler. E never becomes a whole
+N_q x N_k matrix. It is the product of two thin ones, scores and codes: q_i . R_row is one number
+for each key *row*, and the code of a key is one-hot in its row (likewise columns). On a GPU, and
+where gradients are needed, they extend query and key, and the dot product does the rest. On a CPU
+without gradients that would make the heads several times wider, so E is added up for a few queries
+at a time, a tile small enough to stay in the cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crossfuse.attention import Attended, Want, attend, merge_heads
+from crossfuse.attention import Attended, Want, attend, map_rows, merge_heads
 
 Grid = tuple[int, int]
+Scores = list[tuple[Tensor, Tensor]]  # q . R of rows and of columns, for every asked view
+BIAS_ELEMENTS = 1 << 18  # scores whose bias is held at a time: 1 MiB, within a core's own cache
 
 
 def pooled(cells: int, stride: int) -> int:
@@ -97,7 +103,7 @@ class Stream:
         return self.cells.unflatten(1, self.layout.grid).permute(0, 3, 1, 2)
 
     def with_tokens(self, tokens: Tensor) -> Stream:
-        return replace(self, tokens=tokens)
+        return Stream(tokens, self.layout)
 
 
 def tokens_of(feature_map: Tensor) -> Tensor:
@@ -108,7 +114,8 @@ def tokens_of(feature_map: Tensor) -> Tensor:
 class Pool(nn.Module):
     """Depth-wise 3 x 3 convolution of a stride over the cells of a stream, then LayerNorm per head.
 
-    (B, [1 +] rows * columns, width) -> (B, H, [1 +] rows' * columns', d_h); class token untouched.
+    (B, [1 +] rows * columns, width) -> the class token (B, H, 1, d_h), not pooled, where there is
+    one, and the cells (B, H, rows' * columns', d_h).
     """
 
     def __init__(self, width: int, heads: int, stride: int) -> None:
@@ -119,10 +126,15 @@ class Pool(nn.Module):
         )
         self.norm = nn.LayerNorm(width // heads)
 
-    def forward(self, stream: Stream) -> Tensor:
-        cells = tokens_of(self.convolution(stream.as_map()))
-        tokens = torch.cat([stream.class_token, cells], 1)
-        return self.norm(tokens.unflatten(2, (self.heads, -1))).transpose(1, 2)
+    def forward(self, stream: Stream) -> list[Tensor]:
+        parts = [stream.class_token] if stream.layout.has_class else []
+        parts.append(tokens_of(self.convolution(stream.as_map())))
+        return [normed_heads(part, self.norm, self.heads) for part in parts]
+
+
+def normed_heads(tokens: Tensor, norm: nn.LayerNorm, heads: int) -> Tensor:
+    """(B, N, H * d_h) -> (B, H, N, d_h), each head of a token normed."""
+    return norm(tokens.unflatten(2, (heads, -1))).transpose(1, 2)
 
 
 class PooledQuery(nn.Module):
@@ -136,12 +148,11 @@ class PooledQuery(nn.Module):
         self.pool = Pool(width, heads, stride) if patches else None
         self.norm = None if patches else nn.LayerNorm(width // heads)
 
-    def forward(self, stream: Stream) -> Tensor:
+    def forward(self, stream: Stream) -> list[Tensor]:
         if self.pool is not None:
             return self.pool(stream.with_tokens(self.projection(stream.tokens)))
         assert self.norm is not None
-        query = self.projection(stream.class_token)
-        return self.norm(query.unflatten(2, (self.heads, -1))).transpose(1, 2)
+        return [normed_heads(self.projection(stream.class_token), self.norm, self.heads)]
 
 
 class PooledKeyValue(nn.Module):
@@ -154,7 +165,7 @@ class PooledKeyValue(nn.Module):
         self.value_pool = Pool(width, heads, stride)
         self.stride = stride
 
-    def forward(self, stream: Stream) -> tuple[Tensor, Tensor]:
+    def forward(self, stream: Stream) -> tuple[list[Tensor], list[Tensor]]:
         key, value = self.projection(stream.tokens).chunk(2, dim=-1)
         return (
             self.key_pool(stream.with_tokens(key)),
@@ -177,11 +188,11 @@ class RelativePositions(nn.Module):
         nn.init.trunc_normal_(self.rows, std=0.02)
         nn.init.trunc_normal_(self.columns, std=0.02)
 
-    def forward(self, query: Tensor, asking: Layout, asked: Layout) -> Tensor:
-        """q . R for every key row and column.
+    def forward(self, query: Tensor, asking: Layout, asked: Layout) -> tuple[Tensor, Tensor]:
+        """q . R for every key row, and for every key column.
 
         ``query``: (B, H, rows * columns, d_h) of the ``asking`` view's cells. Returns
-        (B, H, rows * columns, asked rows + asked columns).
+        (B, H, rows * columns, asked rows) and (B, H, rows * columns, asked columns).
         """
         by_row, by_column = (
             self._entries(table, asking, asked, axis)
@@ -190,18 +201,29 @@ class RelativePositions(nn.Module):
         query = query.unflatten(2, asking.grid)
         rows = torch.einsum("bnhwd,hkd->bnhwk", query, by_row)
         columns = torch.einsum("bnhwd,wkd->bnhwk", query, by_column)
-        return torch.cat([rows, columns], dim=-1).flatten(2, 3)
+        return rows.flatten(2, 3), columns.flatten(2, 3)
 
     def _entries(self, table: Tensor, asking: Layout, asked: Layout, axis: int) -> Tensor:
         """Table entries of every query x key position on one axis: (queries, keys, d_h)."""
-        query = asking.origin + torch.arange(asking.grid[axis]) * asking.stride
-        key = asked.origin + torch.arange(asked.grid[axis]) * asked.stride
-        fraction = (query[:, None] - key[None, :]).to(table.device) / asking.image[axis]
-        place = (fraction + 1) * self.size - 1
-        low = place.floor().clamp(0, 2 * self.size - 3)
-        share = (place - low).clamp(0, 1).unsqueeze(-1).to(table.dtype)
-        index = low.long()
-        return torch.lerp(table[index], table[index + 1], share)
+        shares = interpolation(self.size, asking, asked, axis, table.device, table.dtype)
+        return (shares @ table).unflatten(0, (asking.grid[axis], asked.grid[axis]))
+
+
+@lru_cache(maxsize=256)
+def interpolation(
+    size: int, asking: Layout, asked: Layout, axis: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Shares of the entries of a table in every query x key distance on one axis.
+
+    (queries * keys, 2 size - 1), rows summing to 1, two neighbouring entries at most in each.
+    """
+    with torch.inference_mode(False):  # kept: a training step may use it next
+        query = asking.origin + torch.arange(asking.grid[axis], device=device) * asking.stride
+        key = asked.origin + torch.arange(asked.grid[axis], device=device) * asked.stride
+        fraction = (query[:, None] - key[None, :]) / asking.image[axis]
+        place = ((fraction + 1) * size - 1).clamp(0, 2 * size - 2).flatten()
+        entries = torch.arange(2 * size - 1, device=device)
+        return (1 - (place[:, None] - entries).abs()).clamp(min=0).to(dtype)
 
 
 class PoolingAttention(nn.Module):
@@ -265,54 +287,87 @@ class PoolingAttention(nn.Module):
         asked = {view: streams[view].layout.pooled(self.key_stride) for view in self.asked}
         queries = {view: self.queries[str(view)](streams[view]) for view in self.asking}
         both = [self.keys_values[str(view)](streams[view]) for view in self.asked]
-        query = torch.cat(
-            [self._with_positions(queries[u], u, asking[u], asked) for u in asking], 2
-        )
-        key = torch.cat([key for key, _ in both], dim=2)
-        value = torch.cat([value for _, value in both], dim=2)
-        if not self.class_only:
-            codes = place_codes(tuple(asked.values())).to(key)
-            key = torch.cat([key, codes.expand(*key.shape[:2], -1, -1)], dim=-1)
-        attended = attend(
-            query,
-            key,
-            # The fused kernel wants keys and values of equal width.
-            F.pad(value, (0, key.shape[-1] - value.shape[-1])),
-            mask=self._mask(asking, asked, query.device),
-            scale=1.0,
-            want=want,
-        )
-        context = attended.output[..., : self.head_width]
+        key = joined([part for keys, _ in both for part in keys])
+        value = joined([part for _, values in both for part in values])
+        outputs, attended = self._attend(queries, key, value, asking, asked, want)
         result = {}
-        parts = context.split([len(layout) for layout in asking.values()], dim=2)
-        for part, (view, layout) in zip(parts, asking.items(), strict=True):
-            first = int(layout.has_class)
-            part = torch.cat(
-                [part[:, :, :first], part[:, :, first:] + queries[view][:, :, first:]], 2
-            )
-            result[view] = Stream(self.output(merge_heads(part)), layout)
-        return result, Attended(context, attended.weights), value
+        for view, layout in asking.items():
+            tokens = [merge_heads(next(outputs)) for _ in queries[view]]
+            if not self.class_only:
+                tokens[-1] = tokens[-1] + merge_heads(queries[view][-1])
+            whole = tokens[0] if len(tokens) == 1 else torch.cat(tokens, 1)
+            result[view] = Stream(self.output(whole), layout)
+        return result, attended, value
 
     def query_layout(self, layout: Layout) -> Layout:
         return layout.class_only() if self.class_only else layout.pooled(self.query_stride)
 
-    def _with_positions(
-        self, query: Tensor, view: int, layout: Layout, asked: dict[int, Layout]
-    ) -> Tensor:
-        """The scaled query, extended by its relative position scores: (B, H, n, d_h + codes)."""
-        # Scaled here and not by the kernel: MViTv2 leaves the position scores unscaled.
-        parts = [query * self.head_width**-0.5]
-        if not self.class_only:
-            first = int(layout.has_class)
-            cells = query[:, :, first:]
-            for other, there in asked.items():
-                name = f"{view}_{other}"
-                if name in self.positions:
-                    scores = self.positions[name](cells, layout, there)
-                    parts.append(F.pad(scores, (0, 0, first, 0)))  # a class token has no place
-                else:
-                    parts.append(query.new_zeros((*query.shape[:3], sum(there.grid))))
-        return torch.cat(parts, dim=-1)
+    def _attend(
+        self,
+        queries: dict[int, list[Tensor]],
+        key: Tensor,
+        value: Tensor,
+        asking: dict[int, Layout],
+        asked: dict[int, Layout],
+        want: Want,
+    ) -> tuple[Iterator[Tensor], Attended]:
+        """Outputs (B, H, n, d_h) of every part of the queries, and what is wanted of the map."""
+        mask = self._mask(asking, asked, key.device)
+        parts = [part for own in queries.values() for part in own]
+        sizes = [part.shape[2] for part in parts]
+        # Not the scores of E: MViTv2 leaves those unscaled.
+        scale = self.head_width**-0.5
+        if self.class_only:
+            found = attend(parts[0], key, value, mask=mask, scale=scale, want=want)
+            return iter([found.output]), found
+        scores = {view: self._scores(own[-1], view, asking, asked) for view, own in queries.items()}
+        layouts = tuple(asked.values())
+        if key.is_cuda or torch.is_grad_enabled() or want.kind in ("everything", "groups"):
+            query, coded = extended(queries, scores, scale), with_codes(key, layouts)
+            # The fused kernel wants keys and values of equal width.
+            padded = F.pad(value, (0, coded.shape[-1] - value.shape[-1]))
+            found = attend(query, coded, padded, mask=mask, scale=1.0, want=want)
+            context = found.output[..., : self.head_width]
+            return iter(context.split(sizes, dim=2)), Attended(context, found.weights)
+        outputs = []
+        for view, own in queries.items():
+            for part in own:
+                row = sum(output.shape[2] for output in outputs)
+                outputs.append(
+                    attend_by_tiles(
+                        part,
+                        key,
+                        value,
+                        scores[view] if part is own[-1] else None,
+                        layouts,
+                        None if mask is None else mask[row : row + 1],
+                    )
+                )
+        if not want.any:
+            return iter(outputs), Attended(outputs[0])
+        weights = map_rows(
+            extended(queries, scores, scale),
+            with_codes(key, layouts),
+            want.rows,
+            mask=mask,
+            scale=1.0,
+        )
+        weights = weights if want.heads is None else weights[:, list(want.heads)]
+        weights = weights.mean(1, keepdim=True) if want.head_mean else weights
+        return iter(outputs), Attended(outputs[0], weights)
+
+    def _scores(
+        self, cells: Tensor, view: int, asking: dict[int, Layout], asked: dict[int, Layout]
+    ) -> Scores:
+        """q . R of one view's cells, for the rows and for the columns of every asked view."""
+        found = []
+        for other, there in asked.items():
+            name = f"{view}_{other}"
+            if name in self.positions:
+                found.append(self.positions[name](cells, asking[view], there))
+            else:
+                found.append(tuple(cells.new_zeros((*cells.shape[:3], n)) for n in there.grid))
+        return found
 
     def _mask(
         self, asking: dict[int, Layout], asked: dict[int, Layout], device: torch.device
@@ -325,12 +380,85 @@ class PoolingAttention(nn.Module):
             rows += [token] * int(layout.has_class) + [cells] * (len(layout) - layout.has_class)
         if all(all(row) for row in rows):
             return None
-        by_view = torch.tensor(rows, device=device)
-        lengths = torch.tensor([len(layout) for layout in asked.values()], device=device)
-        return by_view.repeat_interleave(lengths, dim=1)
+        lengths = torch.tensor([len(layout) for layout in asked.values()])
+        return torch.tensor(rows).repeat_interleave(lengths, dim=1).to(device)
 
 
-def place_codes(layouts: Sequence[Layout]) -> Tensor:
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """(B, H, n, d) parts one after the other in n; the heads of a token stay side by side."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([part.transpose(1, 2) for part in parts], 1).transpose(1, 2)
+
+
+def attend_by_tiles(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scores: Scores | None,
+    asked: Sequence[Layout],
+    mask: Tensor | None,
+) -> Tensor:
+    """softmax(Q K^T / sqrt(d_h) + E) V, with E made a tile at a time: (B, H, n, d_h).
+
+    ``scores``: of the rows and columns of every asked view; None = no E. ``mask``: (1, N_k).
+    """
+    if scores is None:
+        return attend(query, key, value, mask=mask).output
+    batch, heads, count, _ = query.shape
+    a_row = heads * key.shape[2]
+    # Whole samples, or rows of a single one.
+    samples = min(batch, max(1, BIAS_ELEMENTS // (a_row * count)))
+    step = count if samples > 1 else max(1, BIAS_ELEMENTS // a_row)
+    output = query.new_empty((batch, count, heads, query.shape[3])).transpose(1, 2)
+    for sample in range(0, batch, samples):
+        some = slice(sample, sample + samples)
+        for row in range(0, count, step):
+            rows = slice(row, row + step)
+            tile = [tuple(part[some, :, rows] for part in pair) for pair in scores]
+            output[some, :, rows] = attend(
+                query[some, :, rows],
+                key[some],
+                value[some],
+                bias=position_bias(tile, asked),
+                mask=mask,
+            ).output
+    return output
+
+
+def position_bias(scores: Scores, asked: Sequence[Layout]) -> Tensor:
+    """E of some queries, from their scores: (B, H, n, N_k). No gradients."""
+    first, _ = scores[0]
+    bias = first.new_empty((*first.shape[:3], sum(map(len, asked))))
+    key = 0
+    for (rows, columns), layout in zip(scores, asked, strict=True):
+        if layout.has_class:
+            bias[..., key] = 0.0  # a class token has no place
+            key += 1
+        cells = layout.grid[0] * layout.grid[1]
+        here = bias[..., key : key + cells].unflatten(-1, layout.grid)
+        torch.add(rows[..., :, None], columns[..., None, :], out=here)
+        key += cells
+    return bias
+
+
+def extended(queries: dict[int, list[Tensor]], scores: dict[int, Scores], scale: float) -> Tensor:
+    """Scaled queries with their position scores: (B, H, N_q, d_h + codes)."""
+    parts = []
+    for view, own in queries.items():  # a class token has no place: its scores are zero
+        codes = torch.cat([part for pair in scores[view] for part in pair], -1)
+        parts += [F.pad(token * scale, (0, codes.shape[-1])) for token in own[:-1]]
+        parts.append(torch.cat([own[-1] * scale, codes], -1))
+    return joined(parts)
+
+
+def with_codes(key: Tensor, asked: Sequence[Layout]) -> Tensor:
+    """Keys with the place codes of their cells: (B, H, N_k, d_h + codes)."""
+    codes = place_codes(asked, key.device).to(key)
+    return torch.cat([key, codes.expand(*key.shape[:2], -1, -1)], dim=-1)
+
+
+def place_codes(layouts: Sequence[Layout], device: torch.device | None = None) -> Tensor:
     """One-hot row and column codes of the cells of several views: (N_k, sum of rows + columns).
 
     Every view has code columns of its own; a class token has none set.
@@ -340,8 +468,8 @@ def place_codes(layouts: Sequence[Layout]) -> Tensor:
         rows, columns = layout.grid
         code = torch.cat(
             [
-                torch.eye(rows).repeat_interleave(columns, dim=0),
-                torch.eye(columns).repeat(rows, 1),
+                torch.eye(rows, device=device).repeat_interleave(columns, dim=0),
+                torch.eye(columns, device=device).repeat(rows, 1),
             ],
             dim=1,
         )

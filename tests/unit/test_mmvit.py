@@ -11,6 +11,7 @@ import torch
 
 from crossfuse.attention import Want
 from crossfuse.errors import CrossfuseError
+from crossfuse.models import pooling_attention
 from crossfuse.models.mmvit import MMViT, MMViTConfig
 from crossfuse.models.mmvit_blocks import plan_blocks
 from crossfuse.models.pooling_attention import Layout, RelativePositions, place_codes, pooled
@@ -105,6 +106,26 @@ def test_rows_at_chosen_cells_are_rows_of_the_whole_map() -> None:
     for entry in some:
         full = whole[f"{entry.stage}/{entry.layer}/{entry.direction}"]
         torch.testing.assert_close(entry.weights, full.weights[:, :, :1])
+
+
+@pytest.mark.parametrize("elements", [1, 300, 1 << 18])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_position_bias_by_tiles_equals_codes_in_the_dot_product(
+    name: str, elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without gradients E is added up tile by tile, with them it is part of query and key."""
+    monkeypatch.setattr(pooling_attention, "BIAS_ELEMENTS", elements)
+    model = build(VARIANTS[name])
+    images = MMViT.example_inputs(model.config, 3, 0)["images"][..., :-8]
+    with torch.no_grad():
+        tiles = model(images)
+        rows = model(images, want=Want.of_rows([0]))
+        heads = model(images, want=Want.of_rows([0], heads=[1], head_mean=True))
+    codes = model(images, want=Want.of_rows([0]))
+    torch.testing.assert_close(tiles.logits, codes.logits, atol=1e-5, rtol=0)
+    for fast, one, slow in zip(rows.maps, heads.maps, codes.maps, strict=True):
+        torch.testing.assert_close(fast.weights, slow.weights, atol=1e-5, rtol=0)
+        torch.testing.assert_close(one.weights, slow.weights[:, 1:2], atol=1e-5, rtol=0)
 
 
 def test_one_view_makes_a_cross_block_a_self_block() -> None:
@@ -203,7 +224,7 @@ def test_position_codes_give_the_bias_without_its_matrix() -> None:
     asking, asked = Layout((6, 5), 4, 0, (24, 20)), Layout((3, 3), 8, 0, (24, 20))
     positions = RelativePositions(6, 4)
     query = torch.randn(1, 2, 30, 4)
-    fast = positions(query, asking, asked) @ place_codes([asked]).T
+    fast = torch.cat(positions(query, asking, asked), -1) @ place_codes([asked]).T
     for q, k in ((0, 0), (29, 8), (13, 4)):
         offsets = []
         for axis, (qi, ki) in enumerate(((q // 5, k // 3), (q % 5, k % 3))):
