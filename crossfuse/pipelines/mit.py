@@ -1,19 +1,23 @@
 """A point cloud and photographs in; labelled supervoxels and the trace of the transformer out.
 
 Request inputs
-    ``cloud``: a file's content (bytes) with ``cloud_name``, or the name of a sample room (str);
+    ``cloud``: a file's content (bytes) with ``cloud_name`` (a ZIP may bring photographs along), or
+    the name of a sample room (str);
     or ``positions`` (N, 3), ``colours`` (N, 3) in 0..1, ``labels`` (N,) of a cloud that is already
     in metres with z up. ``photos``: files' contents (tuple of bytes), ``photo_names``. Without
     photographs, pictures are drawn from the cloud and said to be.
 Request options
-    ``unit``, ``up``: "auto" or a choice of :func:`crossfuse.data.point_clouds.settle`; ``tags``:
-    names of the classes that are there (none = the model's own guess); ``most_shown``: points
-    sent on for display.
+    ``unit``, ``up``: "auto" or a choice of :func:`crossfuse.data.point_clouds.settle`; ``labels``:
+    what the file's labels mean (:func:`crossfuse.data.point_clouds.with_meaning`); ``tags``: names
+    of the classes that are there (none = the model's own guess); ``most_shown``: points sent on
+    for display.
 Result
     outputs ``positions`` (N, 3) float32 m, ``colours`` (N, 3) uint8, ``segment`` (N,) uint16 and
     ``labels`` (N,) int16 (where the input has them), in one random order so that every prefix is
     a fair thinning; ``logits`` (M, K), ``tags`` (K,), ``counts`` (M,), ``classes``, ``photos``
-    (list of pictures), ``photo_names``, ``drawn`` (whether the pictures were drawn from the cloud).
+    (list of pictures), ``photo_names``, ``drawn`` (whether the pictures were drawn from the cloud),
+    ``read_as`` (``unit`` and ``up`` of the file, ``labels``: whether it has some that are not ours
+    by name), ``size_m`` (3,) extent in metres.
     Geometries of the trace: ``segments``, ``photos``, ``classes``, ``tokens_3d``, ``tokens_2d``.
 """
 
@@ -30,7 +34,16 @@ from PIL import Image
 
 from crossfuse.attention import LayerMap, Want
 from crossfuse.data.images import read_image
-from crossfuse.data.point_clouds import PointCloud, read_cloud, read_path, settle, thinned
+from crossfuse.data.point_clouds import (
+    PHOTO_ENDINGS,
+    PhotoFile,
+    PointCloud,
+    read_path,
+    read_upload,
+    settle,
+    thinned,
+    with_meaning,
+)
 from crossfuse.data.point_scene import PointScene, prepare
 from crossfuse.data.point_views import views_of_cloud
 from crossfuse.data.sample_rooms import sample_room
@@ -46,6 +59,7 @@ from crossfuse.trace import AttentionMap, Trace
 
 MOST_PHOTOS = 32
 MOST_SHOWN = 1_000_000
+MOST_SIDE = 640  # pixels of a photograph that are kept; the encoder looks at 224
 THUMBNAIL = 320
 GREY = 0.6
 
@@ -56,6 +70,7 @@ class Options:
 
     unit: str = "auto"
     up: str = "auto"
+    labels: str = "auto"
     tags: tuple[str, ...] = ()
     most_shown: int = MOST_SHOWN
 
@@ -83,6 +98,8 @@ def run(request: Request, context: Context) -> Result:
     options = Options.of(request)
     context.stage("reading points", 0.0)
     cloud, given = _cloud(request, options)
+    by_name = cloud.labels is not None and bool(with_meaning(cloud).label_names)
+    cloud = with_meaning(cloud, options.labels)
     notes = list(cloud.notes)
     colours = cloud.colours
     if colours is None:
@@ -94,7 +111,7 @@ def run(request: Request, context: Context) -> Result:
         raise CrossfuseError("The cloud is one single piece; there is nothing to compare.")
     if scene.voxels.size > 0.0501:
         notes.append(f"The place is large: voxels of {scene.voxels.size * 100:.0f} cm were used.")
-    photos = _photos(request, given, scene, notes, context)
+    photos = _photos(given, scene, notes, context)
     context.stage("looking at photographs", 0.5)
     views, cells = view_features(
         image_encoder(context),
@@ -111,6 +128,7 @@ def run(request: Request, context: Context) -> Result:
     trace = _trace(out, scene, photos, names)
     context.stage("packing", 0.95)
     outputs = _shown(cloud, colours, scene, options.most_shown)
+    low, high = scene.voxels.centre.min(axis=0), scene.voxels.centre.max(axis=0)
     if len(cloud) > options.most_shown:
         notes.append(f"{len(cloud):,} points were read; {options.most_shown:,} of them are drawn.")
     outputs |= {
@@ -125,13 +143,23 @@ def run(request: Request, context: Context) -> Result:
         "photo_names": photos.names,
         "drawn": photos.drawn,
         "voxels": len(scene.voxels),
+        "size_m": [float(v) for v in high - low],
+        "read_as": {
+            "unit": cloud.read_as[0],
+            "up": cloud.read_as[1],
+            "labels": cloud.labels is not None and not by_name,
+        },
     }
     return Result(trace, outputs, tuple(dict.fromkeys(notes)), dict(context.timings))
 
 
-def _cloud(request: Request, options: Options) -> tuple[PointCloud, list[bytes]]:
+def _cloud(request: Request, options: Options) -> tuple[PointCloud, list[PhotoFile]]:
     given = request.inputs
-    photos = list(given.get("photos", ()))
+    names = [str(name) for name in given.get("photo_names", ())]
+    photos = [
+        PhotoFile(names[i] if i < len(names) else f"photo {i + 1}", lambda data=data: data)
+        for i, data in enumerate(given.get("photos", ()))
+    ]
     if "positions" in given:
         colours = given.get("colours")
         cloud = PointCloud(
@@ -146,14 +174,17 @@ def _cloud(request: Request, options: Options) -> tuple[PointCloud, list[bytes]]
     if "cloud" not in request.inputs:
         raise CrossfuseError("Give a point cloud as 'cloud', or one of the sample rooms.")
     if isinstance(given["cloud"], str):
-        cloud, sample_photos = sample_room(given["cloud"])
+        cloud, pictures = sample_room(given["cloud"])
+        sample_photos = [
+            PhotoFile(f"photo {i + 1}", lambda data=data: data) for i, data in enumerate(pictures)
+        ]
         return settle(replace(cloud, notes=())), photos or sample_photos
-    cloud = read_cloud(given["cloud"], str(given.get("cloud_name", "cloud.ply")))
-    return settle(cloud, unit=options.unit, up=options.up), photos
+    cloud, found = read_upload(given["cloud"], str(given.get("cloud_name", "cloud.ply")))
+    return settle(cloud, unit=options.unit, up=options.up), photos or found
 
 
 def _photos(
-    request: Request, given: list[bytes], scene: PointScene, notes: list[str], context: Context
+    given: list[PhotoFile], scene: PointScene, notes: list[str], context: Context
 ) -> _Photos:
     if not given:
         context.stage("drawing views", 0.4)
@@ -164,16 +195,22 @@ def _photos(
         voxels = scene.voxels
         pixels = views_of_cloud(voxels.centre, voxels.colour, voxels.size)
         return _Photos(pixels, [f"drawn {i + 1}" for i in range(len(pixels))], True)
-    names = [str(n) for n in request.inputs.get("photo_names", ())]
-    names += [f"photo {i + 1}" for i in range(len(names), len(given))]
     if len(given) > MOST_PHOTOS:
         chosen = np.linspace(0, len(given) - 1, MOST_PHOTOS).round().astype(int)
         notes.append(
             f"Of {len(given)} photographs, {MOST_PHOTOS} evenly spaced ones are looked at."
         )
-        given, names = [given[i] for i in chosen], [names[i] for i in chosen]
+        given = [given[i] for i in chosen]
     context.stage("reading photographs", 0.4)
-    return _Photos([read_image(data).pixels for data in given], names, False)
+    pixels = [_reduced(read_image(photo.read()).pixels) for photo in given]
+    return _Photos(pixels, [photo.name for photo in given], False)
+
+
+def _reduced(pixels: np.ndarray) -> np.ndarray:
+    """No larger than is looked at, so that many photographs of a telephone fit into memory."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((MOST_SIDE, MOST_SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return np.asarray(image)
 
 
 def image_encoder(context: Context) -> ImageEncoder:
@@ -291,6 +328,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--photos", type=Path, help="folder of photographs of the same place")
     parser.add_argument("--unit", default="auto", help="metres, centimetres or millimetres")
     parser.add_argument("--up", default="auto", help="the axis that points up: z, -z, y, -y, x, -x")
+    parser.add_argument(
+        "--labels", default="auto", help="what the labels mean: crossfuse, nyu40, scannet20, s3dis"
+    )
     parser.add_argument("--tags", nargs="*", default=[], help="classes known to be there")
 
 
@@ -301,11 +341,11 @@ def request_from_arguments(args: argparse.Namespace) -> Request:
         CrossfuseError: a file or folder that cannot be read.
     """
     inputs: dict[str, Any] = {}
-    paths: list[Path] = []
+    photos: list[PhotoFile] = []
     if args.points.startswith("sample:"):
         inputs["cloud"] = args.points.removeprefix("sample:")
     elif Path(args.points).is_dir():
-        cloud, paths = read_path(Path(args.points))
+        cloud, photos = read_path(Path(args.points))
         cloud = settle(thinned(cloud, 2_000_000), unit=args.unit, up=args.up)
         inputs["positions"] = cloud.positions
         inputs["label_names"] = cloud.label_names
@@ -319,14 +359,18 @@ def request_from_arguments(args: argparse.Namespace) -> Request:
             raise CrossfuseError(f"{args.points} cannot be opened: {error.strerror}.") from error
         inputs["cloud_name"] = Path(args.points).name
     if args.photos is not None:
-        if not args.photos.is_dir():
-            raise CrossfuseError(f"{args.photos} is not a folder of photographs.")
-        endings = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-        paths = [p for p in sorted(args.photos.iterdir()) if p.suffix.lower() in endings]
-        if not paths:
-            raise CrossfuseError(f"{args.photos} holds no photographs (jpg, png, webp, bmp, tif).")
-    if paths:
-        inputs["photos"] = tuple(p.read_bytes() for p in paths)
-        inputs["photo_names"] = tuple(p.name for p in paths)
-    options = {"unit": args.unit, "up": args.up, "tags": tuple(args.tags)}
+        photos = _photos_in(args.photos)
+    if photos:
+        inputs["photos"] = tuple(photo.read() for photo in photos)
+        inputs["photo_names"] = tuple(photo.name for photo in photos)
+    options = {"unit": args.unit, "up": args.up, "labels": args.labels, "tags": tuple(args.tags)}
     return Request("mit", inputs, options)
+
+
+def _photos_in(folder: Path) -> list[PhotoFile]:
+    if not folder.is_dir():
+        raise CrossfuseError(f"{folder} is not a folder of photographs.")
+    found = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in PHOTO_ENDINGS]
+    if not found:
+        raise CrossfuseError(f"{folder} holds no photographs (jpg, png, webp, bmp, tif).")
+    return [PhotoFile(path.name, path.read_bytes) for path in found]

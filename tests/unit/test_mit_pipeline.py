@@ -94,10 +94,10 @@ def test_what_the_page_makes_of_it(answer: Result) -> None:
     assert scores is not None
     assert scores["present"].sum() == 2
     assert 0 <= scores["miou"] <= 1
-    rows = class_table(outputs, found)
+    rows = class_table(outputs, found, scores)
     assert sum(row["points"] for row in rows) == pytest.approx(1)
     names = list(outputs["classes"])
-    shown = display_geometries(trace, found, names)
+    shown = display_geometries(trace, found, names, lambda name, i: f"{name} {i}")
     assert shown["segments"].labels[0].startswith(("wall", "floor"))
     assert {m.query for m in display_maps(trace)} <= set(shown)
     cloud = read_cloud(coloured_ply(outputs, found), "out.ply")

@@ -12,13 +12,23 @@ from crossfuse.data.point_clouds.cloud import (
     settle,
     thinned,
 )
-from crossfuse.data.point_clouds.datasets import read_folder, read_path
+from crossfuse.data.point_clouds.datasets import (
+    PHOTO_ENDINGS,
+    PhotoFile,
+    read_folder,
+    read_path,
+    read_upload,
+)
+from crossfuse.data.point_clouds.labels import MEANINGS, with_meaning
 from crossfuse.data.point_clouds.read import READERS, read_cloud
 
 __all__ = [
     "AXES",
+    "MEANINGS",
+    "PHOTO_ENDINGS",
     "READERS",
     "UNITS",
+    "PhotoFile",
     "PointCloud",
     "guess_unit",
     "guess_up",
@@ -26,6 +36,8 @@ __all__ = [
     "read_cloud",
     "read_folder",
     "read_path",
+    "read_upload",
     "settle",
     "thinned",
+    "with_meaning",
 ]

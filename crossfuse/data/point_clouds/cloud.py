@@ -10,6 +10,7 @@ from crossfuse.errors import CrossfuseError
 
 MOST_BYTES = 256 << 20
 MOST_POINTS = 6_000_000
+ENOUGH = 100_000  # points for a percentile
 UNITS = {"metres": 1.0, "centimetres": 0.01, "millimetres": 0.001}
 # Rows: where the new x, y, z come from; every matrix is a proper rotation.
 AXES = {
@@ -28,7 +29,8 @@ class PointCloud:
     0..1 or None; ``labels`` (N,) int64 (negative = none) or None, meaning ``label_names``.
 
     ``unit`` / ``up``: what the numbers of the file mean, where known ("auto" = not said by the
-    format). ``notes``: sentences for the reader about what was found, dropped or assumed.
+    format). ``read_as``: the unit and up axis by which :func:`settle` understood them. ``notes``:
+    sentences for the reader about what was found, dropped or assumed.
     """
 
     positions: np.ndarray
@@ -38,6 +40,7 @@ class PointCloud:
     origin: np.ndarray | None = None
     unit: str = "auto"
     up: str = "auto"
+    read_as: tuple[str, str] = ("", "")
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -72,8 +75,9 @@ def make_cloud(
     good = np.isfinite(positions).all(axis=1)
     # A stray point far outside would stretch the view and the voxel grid.
     if good.any():
-        middle = np.median(positions[good], axis=0)
-        reach = np.percentile(np.abs(positions[good] - middle), 98, axis=0).max()
+        some = _some(positions[good])
+        middle = np.median(some, axis=0)
+        reach = np.percentile(np.abs(some - middle), 98, axis=0).max()
         far = np.abs(positions - middle).max(axis=1) > max(20 * reach, 1e-6)
         bad, stray = int((~good).sum()), int((far & good).sum())
         good &= ~far
@@ -103,13 +107,18 @@ def make_cloud(
         origin,
         unit,
         up,
-        tuple(said),
+        notes=tuple(said),
     )
+
+
+def _some(rows: np.ndarray) -> np.ndarray:
+    """Evenly spaced rows, enough for percentiles."""
+    return rows[:: max(1, len(rows) // ENOUGH)]
 
 
 def _scaled(colours: np.ndarray) -> np.ndarray | None:
     colours = np.nan_to_num(colours, nan=0.0, posinf=0.0, neginf=0.0)
-    top = float(np.percentile(colours, 99.9)) if len(colours) else 0.0
+    top = float(np.percentile(_some(colours), 99.9)) if len(colours) else 0.0
     if top > 255.5:
         colours = colours / np.float32(65535)
     elif top > 1.001:
@@ -119,17 +128,25 @@ def _scaled(colours: np.ndarray) -> np.ndarray | None:
 
 def guess_unit(positions: np.ndarray) -> str:
     """The unit in which the cloud's extent is that of rooms: at most 100 m across."""
-    size = float(np.linalg.norm(np.percentile(positions, 98, 0) - np.percentile(positions, 2, 0)))
+    low, high = np.percentile(_some(positions), [2, 98], axis=0)
+    size = float(np.linalg.norm(high - low))
     if size <= 100:
         return "metres"
     return "centimetres" if size < 1000 else "millimetres"
 
 
-def guess_up(positions: np.ndarray) -> str:
-    """z, unless the cloud is clearly flattest along y (rooms are wider than high).
+def guess_up(positions: np.ndarray, origin: np.ndarray | None = None) -> str:
+    """z, unless the cloud is clearly flattest along y (rooms are wider than high), or all of it
+    lies in a view from the file's zero along z: a depth camera's frame, whose y points down.
 
     Between y and -y: the denser of the two outermost slices is taken for the floor.
+
+    Args:
+        origin: (3,) what to add to ``positions`` to get the numbers of the file.
     """
+    positions = _some(positions)
+    if origin is not None and _in_view_of_zero(positions + origin):
+        return "-y"
     extent = np.percentile(positions, 99, 0) - np.percentile(positions, 1, 0)
     if not (extent[1] < 0.75 * extent[0] and extent[1] < 0.75 * extent[2]):
         return "z"
@@ -137,6 +154,16 @@ def guess_up(positions: np.ndarray) -> str:
     low, high = np.percentile(y, [1, 99])
     slab = 0.08 * (high - low)
     return "-y" if (y > high - slab).sum() > 1.5 * (y < low + slab).sum() else "y"
+
+
+def _in_view_of_zero(positions: np.ndarray) -> bool:
+    """Whether a camera at zero that looks along z sees every point, to the left and the right, up
+    and down, with a field of at most 84 degrees."""
+    x, y, z = positions.T
+    if z.min() <= 0:
+        return False
+    slopes = np.percentile([x / z, y / z], [0.2, 99.8], axis=1)
+    return bool(np.abs(slopes).max() < 0.9 and (slopes[0] < 0).all() and (slopes[1] > 0).all())
 
 
 def settle(cloud: PointCloud, *, unit: str = "auto", up: str = "auto") -> PointCloud:
@@ -162,10 +189,12 @@ def settle(cloud: PointCloud, *, unit: str = "auto", up: str = "auto") -> PointC
     if up == "auto":
         up = cloud.up
         if up == "auto":
-            up = guess_up(cloud.positions)
+            up = guess_up(cloud.positions, cloud.origin)
             said.append(f"Up taken to be {up}.")
     turned = cloud.positions @ AXES[up].T.astype(np.float32) * np.float32(UNITS[unit])
-    return replace(cloud, positions=turned, unit="metres", up="z", notes=tuple(said))
+    return replace(
+        cloud, positions=turned, unit="metres", up="z", read_as=(unit, up), notes=tuple(said)
+    )
 
 
 def thinned(cloud: PointCloud, most: int, seed: int = 0) -> PointCloud:

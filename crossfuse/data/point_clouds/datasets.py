@@ -1,157 +1,279 @@
-"""The two public layouts that users bring: ScanNet v2 scenes and S3DIS rooms.
+"""Folders and ZIP archives of a room: ScanNet v2 scenes, S3DIS rooms, CrossFuse Rooms, or just one
+cloud with its photographs.
 
-Both data sets come with terms of use and are not part of this project; only their layout is known
-here. Labels are mapped to the classes of CrossFuse Rooms where there is one, else to "none".
+ScanNet and S3DIS come with terms of use and are not part of this project; only their layout is
+known here. Nothing is unpacked onto the disk, and no name in an archive is used as a path.
 """
 
 from __future__ import annotations
 
+import io
 import json
-from dataclasses import replace
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from crossfuse.data.point_clouds.cloud import MOST_BYTES, PointCloud, make_cloud
+from crossfuse.data.point_clouds.labels import NYU40, class_of_name, mapped
 from crossfuse.data.point_clouds.ply_pcd import read_ply
-from crossfuse.data.point_clouds.read import read_cloud
+from crossfuse.data.point_clouds.read import READERS, read_cloud
 from crossfuse.data.rooms.catalogue import CLASSES
 from crossfuse.errors import CrossfuseError
 
-# NYU40 ids that ScanNet's benchmark keeps -> class here; the others have no counterpart.
-NYU40 = {
-    1: "wall", 2: "floor", 3: "cabinet", 4: "bed", 5: "chair", 6: "sofa", 7: "table", 8: "door",
-    9: "window", 10: "bookshelf", 14: "desk", 22: "ceiling", 24: "refrigerator", 25: "tv_monitor",
-    33: "toilet", 34: "sink", 35: "lamp",
-}  # fmt: skip
-S3DIS = {
-    "ceiling": "ceiling", "floor": "floor", "wall": "wall", "window": "window", "door": "door",
-    "table": "table", "chair": "chair", "sofa": "sofa", "bookcase": "bookshelf",
-}  # fmt: skip
-PHOTO_ENDINGS = (".jpg", ".jpeg", ".png")
+PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+MOST_PHOTOS = 400  # further ones are not even listed
+MOST_FILES = 20_000
+SCAN = "_vh_clean_2.ply"
 
 
-def is_scannet(folder: Path) -> bool:
-    return any(folder.glob("*_vh_clean_2.ply"))
+@dataclass(frozen=True)
+class PhotoFile:
+    """A photograph of a room: its name for showing, and its bytes when they are wanted."""
+
+    name: str
+    read: Callable[[], bytes]
 
 
-def is_s3dis(folder: Path) -> bool:
-    return (folder / "Annotations").is_dir()
+class Files(ABC):
+    """Named files: ``names`` are relative, with ``/``."""
+
+    what: str
+    names: tuple[str, ...]
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """The whole file; raises CrossfuseError where it is too large or damaged."""
+
+    def ending(self, *endings: str, under: str = "") -> list[str]:
+        """Sorted names that start with ``under`` and end so."""
+        return sorted(n for n in self.names if n.startswith(under) and n.lower().endswith(endings))
+
+    def photos(self, names: list[str]) -> list[PhotoFile]:
+        def reader(name: str) -> Callable[[], bytes]:
+            return lambda: self.read(name)
+
+        return [PhotoFile(n.rpartition("/")[2], reader(n)) for n in names[:MOST_PHOTOS]]
 
 
-def read_folder(folder: Path) -> tuple[PointCloud, list[Path]]:
-    """A ScanNet scene folder or an S3DIS room folder: the cloud and its photographs.
+class Folder(Files):
+    def __init__(self, root: Path) -> None:
+        self.root, self.what = root, root.name
+        found = (p for p in sorted(root.rglob("*")) if p.is_file())
+        self.names = tuple(p.relative_to(root).as_posix() for p in islice(found, MOST_FILES))
+
+    def read(self, name: str) -> bytes:
+        path = self.root / name
+        if path.stat().st_size > 2 * MOST_BYTES:
+            raise CrossfuseError(f"{path} has {path.stat().st_size >> 20} MB, which is too much.")
+        return path.read_bytes()
+
+
+class Archive(Files):
+    """A ZIP in memory. Members are read by themselves, each at most ``2 * MOST_BYTES`` unpacked."""
+
+    def __init__(self, data: bytes, what: str) -> None:
+        self.what = what
+        try:
+            self.archive = zipfile.ZipFile(io.BytesIO(data))
+        except zipfile.BadZipFile as error:
+            raise CrossfuseError(f"{what} is not a readable ZIP archive ({error}).") from error
+        members = [m for m in self.archive.infolist() if not m.is_dir()]
+        if len(members) > MOST_FILES:
+            raise CrossfuseError(f"{what} holds {len(members):,} files; at most {MOST_FILES:,}.")
+        if any(m.flag_bits & 1 for m in members):
+            raise CrossfuseError(f"{what} is encrypted; pack it without a password.")
+        junk = ("__MACOSX/", ".")
+        self.names = tuple(m.filename for m in members if not m.filename.startswith(junk))
+        self.left = 4 * MOST_BYTES
+
+    def read(self, name: str) -> bytes:
+        limit = min(2 * MOST_BYTES, self.left)
+        try:
+            with self.archive.open(name) as file:
+                data = file.read(limit + 1)  # what the directory says of the size may be a lie
+        except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, ValueError) as error:
+            raise CrossfuseError(f"{self.what}: {name} cannot be unpacked ({error}).") from error
+        if len(data) > limit:
+            raise CrossfuseError(f"{self.what}: {name} unpacks to more than {limit >> 20} MB.")
+        self.left -= len(data)
+        return data
+
+
+def read_archive(data: bytes, what: str) -> tuple[PointCloud, list[PhotoFile]]:
+    """A ZIP of one room; see :func:`read_files`."""
+    return read_files(Archive(data, what))
+
+
+def read_folder(folder: Path) -> tuple[PointCloud, list[PhotoFile]]:
+    """A folder of one room; see :func:`read_files`."""
+    return read_files(Folder(Path(folder)))
+
+
+def read_files(files: Files) -> tuple[PointCloud, list[PhotoFile]]:
+    """The cloud and the photographs of a ScanNet scene (``*_vh_clean_2.ply``), an S3DIS room
+    (``Annotations/``), a room of CrossFuse Rooms, or of the one cloud file that there is.
 
     Raises:
-        CrossfuseError: neither layout.
+        CrossfuseError: none of these, several scenes or rooms, or files that cannot be read.
     """
-    folder = Path(folder)
-    if is_scannet(folder):
-        return read_scannet(folder)
-    if is_s3dis(folder):
-        return read_s3dis(folder), []
-    raise CrossfuseError(
-        f"{folder} is neither a ScanNet scene (*_vh_clean_2.ply) nor an S3DIS room (Annotations/)."
-    )
+    if scans := files.ending(SCAN):
+        return _read_scannet(files, _only(scans, files, "ScanNet scenes"))
+    parts = [n for n in files.ending(".txt") if "Annotations" in n.split("/")[:-1]]
+    if parts:
+        rooms = sorted({n.rpartition("Annotations/")[0] for n in parts})
+        return _read_s3dis(files, parts, _only(rooms, files, "S3DIS rooms")), []
+    if rooms := [n for n in files.ending("points.npz") if _sibling(n, "room.json") in files.names]:
+        return _read_room(files, _only(rooms, files, "rooms"))
+    clouds = files.ending(*(f".{ending}" for ending in READERS))
+    # Beside a PLY or LAS, text files are read-me files rather than clouds.
+    clouds = [n for n in clouds if not n.lower().endswith((".txt", ".csv"))] or clouds
+    if not clouds:
+        raise CrossfuseError(
+            f"{files.what} is neither a ScanNet scene (*{SCAN}) nor an S3DIS room (Annotations/), "
+            f"and holds no cloud: {', '.join(READERS)}."
+        )
+    name = _only(clouds, files, "clouds")
+    photos = [n for n in files.ending(*PHOTO_ENDINGS) if n not in clouds]
+    return read_cloud(files.read(name), name.rpartition("/")[2]), files.photos(photos)
 
 
-def _bytes(path: Path) -> bytes:
-    if path.stat().st_size > 2 * MOST_BYTES:
-        raise CrossfuseError(f"{path} has {path.stat().st_size >> 20} MB, which is too much.")
-    return path.read_bytes()
+def _only(found: list[str], files: Files, kind: str) -> str:
+    if len(found) > 1:
+        some = ", ".join(found[:3])
+        raise CrossfuseError(
+            f"{files.what} holds {len(found)} {kind} ({some} ...); give one at a time."
+        )
+    return found[0]
 
 
-def read_scannet(folder: Path) -> tuple[PointCloud, list[Path]]:
-    """``*_vh_clean_2.ply`` with its labels and axis alignment, and the frames in ``color/``."""
-    scan = sorted(folder.glob("*_vh_clean_2.ply"))[0]
-    cloud = read_ply(_bytes(scan), scan.name)
-    labelled = scan.with_name(scan.name.replace(".ply", ".labels.ply"))
-    if labelled.is_file():
-        ids = read_ply(_bytes(labelled), labelled.name).labels
+def _sibling(name: str, other: str) -> str:
+    return name.rpartition("/")[0] + "/" * ("/" in name) + other
+
+
+def _read_scannet(files: Files, scan: str) -> tuple[PointCloud, list[PhotoFile]]:
+    """The scan with its labels and axis alignment, and the frames exported to ``color/``."""
+    plain = scan.rpartition("/")[2]
+    cloud = read_ply(files.read(scan), plain)
+    labelled = scan.removesuffix(".ply") + ".labels.ply"
+    if labelled in files.names:
+        ids = read_ply(files.read(labelled), labelled.rpartition("/")[2]).labels
         if ids is None or len(ids) != len(cloud):
-            raise CrossfuseError(f"{labelled.name} does not label the vertices of {scan.name}.")
-        table = np.full(int(max(ids.max(), 41)) + 1, -1)
-        for nyu, name in NYU40.items():
-            table[nyu] = CLASSES.index(name)
-        labels = np.where(ids < 0, -1, table[ids])
-        cloud = replace(cloud, labels=labels, label_names=tuple(CLASSES))
-    facts = scan.with_name(scan.name.replace("_vh_clean_2.ply", ".txt"))
-    if facts.is_file():
-        cloud = _aligned(cloud, facts)
-    frames = [p for p in sorted(folder.glob("**/color/*")) if p.suffix.lower() in PHOTO_ENDINGS]
-    return replace(cloud, unit="metres", up="z"), frames
+            raise CrossfuseError(f"{labelled} does not label the vertices of {plain}.")
+        table = {number: class_of_name(name) for number, name in NYU40.items()}
+        cloud = replace(cloud, labels=mapped(ids, table), label_names=tuple(CLASSES))
+    facts = scan.removesuffix(SCAN) + ".txt"
+    if facts in files.names:
+        cloud = _aligned(cloud, files.read(facts).decode("latin-1"), facts)
+    frames = [n for n in files.ending(*PHOTO_ENDINGS) if "color" in n.split("/")[:-1]]
+    return replace(cloud, unit="metres", up="z"), files.photos(sorted(frames, key=_frame_number))
 
 
-def _aligned(cloud: PointCloud, facts: Path) -> PointCloud:
-    for line in facts.read_text(encoding="latin-1").splitlines():
-        name, _, value = line.partition("=")
-        if name.strip() == "axisAlignment":
-            numbers = [float(v) for v in value.split()]
-            if len(numbers) != 16:
-                raise CrossfuseError(f"{facts.name}: axisAlignment needs 16 numbers.")
-            turn = np.array(numbers, np.float32).reshape(4, 4)[:3, :3]
-            return replace(cloud, positions=cloud.positions @ turn.T)
+def _frame_number(name: str) -> tuple[int, str]:
+    stem = name.rpartition("/")[2].rpartition(".")[0]
+    return (int(stem) if stem.isdigit() and len(stem) < 12 else 0, name)
+
+
+def _aligned(cloud: PointCloud, facts: str, name: str) -> PointCloud:
+    for line in facts.splitlines():
+        key, _, value = line.partition("=")
+        if key.strip() == "axisAlignment":
+            try:
+                turn = np.array([float(v) for v in value.split()], np.float32).reshape(4, 4)
+            except ValueError as error:
+                raise CrossfuseError(f"{name}: axisAlignment needs 16 numbers.") from error
+            return replace(cloud, positions=cloud.positions @ turn[:3, :3].T)
     return cloud
 
 
-def read_s3dis(folder: Path) -> PointCloud:
+def _read_s3dis(files: Files, parts: list[str], room: str) -> PointCloud:
     """All objects of ``Annotations/<class>_<n>.txt``: x y z r g b a line, damaged lines skipped."""
-    positions, colours, labels = [], [], []
-    for path in sorted((folder / "Annotations").glob("*_*.txt")):
-        part = read_cloud_text(path)
-        name = S3DIS.get(path.name.split("_")[0].lower())
-        positions.append(part[:, :3])
-        colours.append(part[:, 3:6])
-        labels.append(np.full(len(part), CLASSES.index(name) if name else -1))
-    if not positions:
-        raise CrossfuseError(f"{folder / 'Annotations'} holds no <class>_<n>.txt.")
+    tables, labels, skipped = [], [], 0
+    for name in parts:
+        rows, bad = _read_object(files.read(name), name)
+        label = class_of_name(name.rpartition("/")[2].split("_")[0])
+        tables.append(rows)
+        labels.append(np.full(len(rows), label))
+        skipped += bad
+    table = np.concatenate(tables)
+    called = room.rstrip("/").rpartition("/")[2] or files.what
+    notes = (f"{skipped:,} damaged lines were left out.",) if skipped else ()
     return make_cloud(
-        np.concatenate(positions),
-        np.concatenate(colours) / 255,
+        table[:, :3],
+        table[:, 3:6] / 255,
         np.concatenate(labels),
-        what=folder.name,
+        what=called,
+        label_names=tuple(CLASSES),
+        unit="metres",
+        up="z",
+        notes=notes,
+    )
+
+
+def _read_object(data: bytes, what: str) -> tuple[np.ndarray, int]:
+    """Rows (N, 6) of one S3DIS object, and how many lines were no six numbers."""
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(
+            io.BytesIO(data), sep=r"\s+", header=None, names=range(6), index_col=False,
+            on_bad_lines="skip", encoding="latin-1", low_memory=False, comment="#",
+        )  # fmt: skip
+    except (ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise CrossfuseError(f"{what}: the lines cannot be read ({error}).") from error
+    values = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    whole = np.isfinite(values).all(axis=1)
+    if len(values) and not whole.any():
+        raise CrossfuseError(f"{what}: a line needs x y z r g b.")
+    return values[whole], int((~whole).sum())
+
+
+def _read_room(files: Files, points: str) -> tuple[PointCloud, list[PhotoFile]]:
+    try:
+        json.loads(files.read(_sibling(points, "room.json")))
+        with np.load(io.BytesIO(files.read(points)), allow_pickle=False) as file:
+            labels = file["labels"].astype(np.int64)
+            positions, colours = file["positions"], file["colours"]
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise CrossfuseError(f"{points} is not a room of CrossFuse Rooms ({error}).") from error
+    cloud = make_cloud(
+        positions,
+        colours,
+        np.where(labels < len(CLASSES), labels, -1),
+        what=files.what,
         label_names=tuple(CLASSES),
         unit="metres",
         up="z",
     )
+    return cloud, files.photos(files.ending(".jpg", under=_sibling(points, "photos/")))
 
 
-def read_cloud_text(path: Path) -> np.ndarray:
-    """Rows (N, 6) of one S3DIS object; lines that are not six numbers are skipped."""
-    import pandas as pd
-
-    table = pd.read_csv(
-        path, sep=r"\s+", header=None, on_bad_lines="skip", encoding="latin-1", dtype=str
-    )
-    if table.shape[1] < 6:
-        raise CrossfuseError(f"{path.name}: a line needs x y z r g b; found {table.shape[1]}.")
-    values = table.iloc[:, :6].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    return values[np.isfinite(values).all(axis=1)]
-
-
-def read_path(path: Path) -> tuple[PointCloud, list[Path]]:
-    """A cloud file, a room folder of CrossFuse Rooms, or a data-set folder; with its photographs.
+def read_path(path: Path) -> tuple[PointCloud, list[PhotoFile]]:
+    """A cloud file, an archive, or a folder of one room; with its photographs.
 
     Raises:
         CrossfuseError: nothing there that can be read.
     """
     path = Path(path)
-    if (path / "points.npz").is_file() and (path / "room.json").is_file():
-        with np.load(path / "points.npz") as file:
-            labels = file["labels"].astype(np.int64)
-            cloud = make_cloud(
-                file["positions"],
-                file["colours"],
-                np.where(labels < len(CLASSES), labels, -1),
-                what=path.name,
-                label_names=tuple(CLASSES),
-                unit="metres",
-                up="z",
-            )
-        json.loads((path / "room.json").read_text())
-        return cloud, sorted((path / "photos").glob("*.jpg"))
     if path.is_dir():
         return read_folder(path)
     if not path.is_file():
         raise CrossfuseError(f"There is no file or folder {str(path)!r}.")
-    return read_cloud(_bytes(path), path.name), []
+    if path.stat().st_size > 2 * MOST_BYTES:
+        raise CrossfuseError(f"{path} has {path.stat().st_size >> 20} MB, which is too much.")
+    return read_upload(path.read_bytes(), path.name)
+
+
+def read_upload(data: bytes, name: str) -> tuple[PointCloud, list[PhotoFile]]:
+    """An uploaded cloud, or an archive of one room with its photographs.
+
+    Raises:
+        CrossfuseError: as :func:`crossfuse.data.point_clouds.read_cloud` and :func:`read_files`.
+    """
+    if name.lower().endswith(".zip"):
+        return read_archive(data, name)
+    return read_cloud(data, name), []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from crossfuse.data.point_clouds.cloud import MOST_POINTS, PointCloud, make_cloud
+from crossfuse.data.point_clouds.labels import names_in
 from crossfuse.errors import CrossfuseError
 
 PLY_TYPES = {
@@ -40,7 +41,7 @@ def read_ply(data: bytes, what: str) -> PointCloud:
     Raises:
         CrossfuseError: not a PLY, no x y z, or a count that the file's bytes cannot hold.
     """
-    kind, elements, start = _ply_header(data, what)
+    kind, elements, start, comments = _ply_header(data, what)
     before = 0
     for element in elements:
         if element.name == "vertex":
@@ -68,10 +69,20 @@ def read_ply(data: bytes, what: str) -> PointCloud:
         columns = {name: rows[name] for name in names}
     mesh = any(e.name == "face" and e.count for e in elements)
     notes = ("The file is a mesh; its vertices were taken as the points.",) if mesh else ()
-    return _from_columns(columns, what, notes)
+    return replace(_from_columns(columns, what, notes), label_names=names_in(comments))
 
 
-def _ply_header(data: bytes, what: str) -> tuple[str, list[_Element], int]:
+def coarse_mesh(data: bytes, what: str, fewest: int) -> bool:
+    """Whether a PLY has faces and fewer than ``fewest`` vertices.
+
+    Raises:
+        CrossfuseError: not a PLY.
+    """
+    counts = {e.name: e.count for e in _ply_header(data, what)[1]}
+    return counts.get("face", 0) > 0 and 0 < counts.get("vertex", 0) < fewest
+
+
+def _ply_header(data: bytes, what: str) -> tuple[str, list[_Element], int, list[str]]:
     if not data.startswith(b"ply"):
         raise CrossfuseError(f"{what} does not begin with 'ply', so it is not a PLY file.")
     end = data.find(b"end_header", 0, 1 << 16)
@@ -80,10 +91,12 @@ def _ply_header(data: bytes, what: str) -> tuple[str, list[_Element], int]:
     start = data.find(b"\n", end) + 1
     kind = ""
     elements: list[_Element] = []
+    comments: list[str] = []
     try:
         for line in data[:end].decode("latin-1").splitlines():
             words = line.split()
             if not words or words[0] in ("ply", "comment", "obj_info"):
+                comments.append(line.partition(" ")[2])
                 continue
             if words[0] == "format":
                 kind = words[1]
@@ -100,7 +113,7 @@ def _ply_header(data: bytes, what: str) -> tuple[str, list[_Element], int]:
         raise CrossfuseError(f"{what}: the PLY header is damaged ({error!r}).") from error
     if kind not in ("ascii", "binary_little_endian", "binary_big_endian"):
         raise CrossfuseError(f"{what}: the PLY format {kind!r} is not known.")
-    return kind, elements, start
+    return kind, elements, start, comments
 
 
 def _check_count(count: int, what: str) -> None:
@@ -204,6 +217,8 @@ def read_pcd(data: bytes, what: str) -> PointCloud:
         raise CrossfuseError(f"{what}: the PCD has no fields x, y and z.")
     for packed in ("rgb", "rgba"):
         if packed in columns:
+            if columns[packed].dtype.itemsize != 4 or columns[packed].ndim != 1:
+                raise CrossfuseError(f"{what}: the field {packed} must be one number of 4 bytes.")
             bits = np.ascontiguousarray(columns[packed]).view("<u4")
             for name, shift in (("red", 16), ("green", 8), ("blue", 0)):
                 columns[name] = ((bits >> shift) & 255).astype(np.uint8)

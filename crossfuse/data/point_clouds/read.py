@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 
 from crossfuse.data.point_clouds.cloud import MOST_BYTES, MOST_POINTS, PointCloud, make_cloud
-from crossfuse.data.point_clouds.ply_pcd import read_pcd, read_ply
+from crossfuse.data.point_clouds.ply_pcd import coarse_mesh, read_pcd, read_ply
 from crossfuse.errors import CrossfuseError
 
 POSITION_KEYS = ("positions", "points", "xyz", "coords", "pos")
 COLOUR_KEYS = ("colours", "colors", "rgb", "color", "colour")
 LABEL_KEYS = ("labels", "label", "semantic", "class")
 SAMPLE_SPACING = 0.02
+DENSE = 20_000  # a mesh with fewer vertices is sampled; a denser one is a scan, and they are taken
 
 
 def read_cloud(data: bytes, name: str) -> PointCloud:
@@ -92,25 +93,35 @@ def _whole(labels: np.ndarray | None) -> np.ndarray | None:
 
 
 def _from_matrix(table: np.ndarray, what: str) -> PointCloud:
-    """Columns x y z [r g b [label]]; columns 4 to 6 that are no colours are said to be ignored."""
+    """Columns x y z [r g b [label]], x y z intensity r g b, or x y z nx ny nz r g b."""
     if table.ndim != 2 or table.shape[1] < 3:
         raise CrossfuseError(f"{what}: the array must be (N, 3) or wider; it is {table.shape}.")
     if len(table) > MOST_POINTS:
         raise CrossfuseError(f"{what} has {len(table):,} points; at most {MOST_POINTS:,} are read.")
     colours, labels = None, None
     notes: tuple[str, ...] = ()
-    if table.shape[1] >= 6:
-        trio = table[:, 3:6]
-        fit = np.isfinite(trio).all(axis=1)
-        low, high = (trio[fit].min(), trio[fit].max()) if fit.any() else (-1, 0)
-        if low >= 0 and high <= 65535:
-            colours = trio
-            labels = _whole(table[:, 6]) if table.shape[1] == 7 else None
+    width = table.shape[1]
+    if width >= 6:
+        # .pts puts an intensity before the colours; elsewhere a seventh column is a label.
+        starts = [4, 3] if what.lower().endswith(".pts") else [3, 4, 6]
+        start = next((i for i in starts if i + 3 <= width and _are_colours(table[:, i : i + 3])), 0)
+        if start:
+            colours = table[:, start : start + 3]
+            labels = _whole(table[:, 6]) if (start, width) == (3, 7) else None
         else:
-            notes = ("Columns 4 to 6 have negative values, so they are no colours; ignored.",)
-    elif table.shape[1] > 3:
+            notes = ("The columns after x, y, z have negative values, so no colours; ignored.",)
+    elif width > 3:
         notes = ("The columns after x, y, z are too few for colours; ignored.",)
     return make_cloud(table[:, :3], colours, labels, what=what, notes=notes)
+
+
+def _are_colours(trio: np.ndarray) -> bool:
+    fit = trio[np.isfinite(trio).all(axis=1)]
+    return len(fit) > 0 and fit.min() >= 0 and fit.max() <= 65535
+
+
+def _read_ply(data: bytes, what: str) -> PointCloud:
+    return (_read_mesh if coarse_mesh(data, what, DENSE) else read_ply)(data, what)
 
 
 def _read_numpy(data: bytes, what: str) -> PointCloud:
@@ -217,7 +228,7 @@ def _read_mesh(data: bytes, what: str) -> PointCloud:
 
 
 READERS: dict[str, Callable[[bytes, str], PointCloud]] = {
-    "ply": read_ply,
+    "ply": _read_ply,
     "pcd": read_pcd,
     "xyz": _read_text,
     "txt": _read_text,

@@ -55,6 +55,7 @@ def linked_view(
     height: int = 380,
     compact: bool = False,
     selection: Selection | None = None,
+    resting: Selection | None = None,
     settings: Mapping[str, str | int | float | bool] | None = None,
     texts: Mapping[str, str] | None = None,
     model: str = "",
@@ -66,7 +67,8 @@ def linked_view(
     ``geometries`` and ``maps`` are those of a trace. ``layout``: lines of positions in ``panels``;
     all in one line by default (they stack on narrow screens). ``height``: largest height of a
     panel's drawing in CSS pixels. ``compact`` leaves out the menus (small examples). ``selection``
-    is shown when it changes, as if the reader had pointed at it.
+    is shown when it changes, as if the reader had pointed at it; ``resting`` is shown before the
+    reader has pointed at anything.
     ``settings``: first choices of the reader, any of ``stage``, ``layer``, ``direction``, ``head``
     (-1: mean), ``scale`` (``"map" | "row" | "clip"``), ``read`` (``"row" | "column"``),
     ``conditional``, ``smooth``, ``opacity``, ``top``. ``texts`` overrides words of the view, e.g.
@@ -97,6 +99,7 @@ def linked_view(
         "settings": dict(settings or {}),
         "texts": {**page_texts("linked_view", current_language()), **(texts or {})},
         "selection": _asked(key, selection),
+        "resting": {"geometry": resting.geometry, "item": int(resting.item)} if resting else None,
         "report": on_select != "ignore",
         "schema": SCHEMA,
         "model": model,

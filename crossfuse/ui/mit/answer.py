@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ COLOURS = np.array(
     ],
     np.uint8,
 )  # fmt: skip
+STRUCTURE = ("wall", "floor", "ceiling")
 SURE = 0.5  # a class is ticked at first from this probability on
 
 
@@ -55,16 +56,36 @@ def segmentation(outputs: Mapping[str, Any], ticked: Sequence[str]) -> Segmentat
     return Segmentation(share.argmax(axis=1), share.max(axis=1).astype(np.float32))
 
 
+def first_segment(outputs: Mapping[str, Any], found: Segmentation) -> int:
+    """The segment to show at first: large, surely labelled, and no wall, floor or ceiling."""
+    names = np.array(outputs["classes"])[found.predicted]
+    size = np.sqrt(outputs["counts"]) * found.confidence
+    furniture = np.where(np.isin(names, STRUCTURE), 0, size)
+    return int(np.argmax(furniture if furniture.any() else size))
+
+
+def turns_of(trace: Trace) -> tuple[int, ...]:
+    """Who asks in each block of the decoder: 0 the cloud, 1 the photographs."""
+    asks = {m.layer: m.query for m in trace.select(stage="decoder") if m.query != "classes"}
+    return tuple(0 if asks[layer] == "segments" else 1 for layer in sorted(asks))
+
+
 def display_geometries(
-    trace: Trace, found: Segmentation, names: Sequence[str]
+    trace: Trace,
+    found: Segmentation,
+    names: Sequence[str],
+    called: Callable[[str, int], str],
 ) -> dict[str, Geometry]:
-    """The geometries of the view: segments are called by their present class."""
+    """The geometries of the view: segments are called by their present class.
+
+    ``called``: the name of a segment from its class and its number, counted from 1.
+    """
     plain = trace.geometries["segments"]
     assert isinstance(plain, Joined)
     segments = plain.parts[0]
     assert isinstance(segments, PointSegments)
-    called = tuple(f"{names[c]} (segment {i + 1})" for i, c in enumerate(found.predicted))
-    named = PointSegments(segments.centroids, segments.counts, called)
+    labels = [called(names[c], i + 1) for i, c in enumerate(found.predicted)]
+    named = PointSegments(segments.centroids, segments.counts, tuple(labels))
     result = dict(trace.geometries)
     classes = ClassTokens(tuple(names))
     result["classes"] = classes
@@ -76,7 +97,12 @@ def display_geometries(
 
 
 def display_maps(trace: Trace) -> list[AttentionMap]:
-    """The decoder's maps by head, and its self-attention as the mean of the heads."""
+    """The decoder's maps by head, what its class tokens ask once more in pairs, and its
+    self-attention as the mean of the heads.
+
+    In one turn the class tokens ask one side only. Stage ``classes`` puts two turns together, so
+    that a class token shows its map on the photographs and on the cloud at once.
+    """
     cross = list(trace.select(stage="decoder"))
     own = [
         AttentionMap(
@@ -90,14 +116,20 @@ def display_maps(trace: Trace) -> list[AttentionMap]:
         )
         for entry in trace.select(stage="self")
     ]
-    return [*cross, *own]
+    pairs = [
+        replace(entry, stage="classes", layer=entry.layer // 2)
+        for entry in cross
+        if entry.query == "classes"
+    ]
+    return [*cross, *pairs, *own]
 
 
-def class_table(outputs: Mapping[str, Any], found: Segmentation) -> list[dict[str, Any]]:
-    """One row a class that is likely, ticked or there: tag probability, segments, points, IoU."""
+def class_table(
+    outputs: Mapping[str, Any], found: Segmentation, scores: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    """One row a class that is likely, found or there: tag probability, segments, points, IoU."""
     counts = outputs["counts"]
     names = outputs["classes"]
-    scores = scores_of(outputs, found)
     rows = []
     for c, name in enumerate(names):
         mine = found.predicted == c

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import streamlit as st
 
 from crossfuse.data.sample_rooms import sample_facts, sample_names
 from crossfuse.engine import Request, Result
-from crossfuse.ui.linked_view import linked_view
-from crossfuse.ui.linked_view.panels import PhotosPanel, PointsPanel, WordsPanel
 from crossfuse.ui.mit.answer import (
-    COLOURS,
     Segmentation,
     class_table,
     coloured_ply,
-    display_geometries,
-    display_maps,
     first_tags,
     scores_of,
     segmentation,
     segments_csv,
 )
+from crossfuse.ui.mit.view import draw_view
 from crossfuse.ui.shell import (
     downloads,
     notes,
@@ -35,9 +34,16 @@ from crossfuse.ui.state import choose
 from crossfuse.ui.text import t
 
 OWN = "own"
-CLOUDS = ("ply", "pcd", "xyz", "txt", "csv", "pts", "las", "laz", "npz", "npy", "obj", "glb", "stl")
+CLOUDS = (
+    "ply", "pcd", "xyz", "txt", "csv", "pts", "las", "laz", "npz", "npy", "obj", "glb", "stl",
+    "off", "zip",
+)  # fmt: skip
 PHOTOS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
+UNITS = ("auto", "metres", "centimetres", "millimetres")
+UPS = ("auto", "z", "-z", "y", "-y", "x", "-x")
+MEANINGS = ("auto", "crossfuse", "nyu40", "scannet20", "s3dis")
 FIRST = "living_room"
+FOUND = "_mit_found"  # how the last upload was read: unit, up axis, whether its labels are known
 
 
 def draw() -> None:
@@ -53,12 +59,15 @@ def _body() -> None:
     result = run_job(request)
     if result is None or result.trace is None:
         return
+    _remember(result, request)
+    outputs = result.outputs
     ticked = _tags(result)
-    found = segmentation(result.outputs, ticked)
-    _legend(result, found)
-    _view(result, found)
+    found = segmentation(outputs, ticked)
+    scores = scores_of(outputs, found)
+    draw_view(result, found, labelled=scores is not None)
+    st.caption(t("mit.one_vector"))
     notes(result.notes)
-    _below(result, found)
+    _below(outputs, found, scores)
     _take_away(result, found, request)
 
 
@@ -80,23 +89,57 @@ def _collect() -> Request | None:
         photos = upload_files(
             t("mit.photos"), key="mit_photos", types=PHOTOS, limit_mb=20, several=True
         )
-    with st.container(horizontal=True):
-        unit = choose(
-            t("mit.unit"), ["auto", "metres", "centimetres", "millimetres"], key="unit",
-            format_func=lambda name: t(f"mit.unit_{name}"), style="select",
-        )  # fmt: skip
-        up = choose(
-            t("mit.up"), ["auto", "z", "-z", "y", "-y", "x", "-x"], key="up", style="select",
-            format_func=lambda name: t("mit.unit_auto") if name == "auto" else name,
-        )  # fmt: skip
     if not clouds:
+        st.session_state.pop(FOUND, None)
         st.info(t("mit.bring"), icon=":material/view_in_ar:")
         return None
-    inputs = {"cloud": clouds[0].data, "cloud_name": clouds[0].name}
+    inputs: dict[str, Any] = {"cloud": clouds[0].data, "cloud_name": clouds[0].name}
     if photos:
         inputs["photos"] = tuple(photo.data for photo in photos)
         inputs["photo_names"] = tuple(photo.name for photo in photos)
-    return Request("mit", inputs, {"unit": unit, "up": up}, user=user_id(), page="mit")
+    return Request("mit", inputs, _how_to_read(clouds[0].digest), user=user_id(), page="mit")
+
+
+def _how_to_read(digest: str) -> dict[str, Any]:
+    """Unit, up axis and meaning of the labels: what was found is shown, and can be changed."""
+    found = st.session_state.get(FOUND, {})
+    found = found if found.get("digest") == digest else {}
+
+    def unit_name(name: str) -> str:
+        if name == "auto" and found:
+            return t("mit.found", value=t(f"mit.unit_{found['unit']}"))
+        return t(f"mit.unit_{name}")
+
+    def up_name(name: str) -> str:
+        if name == "auto":
+            return t("mit.found", value=found["up"]) if found else t("mit.unit_auto")
+        return name
+
+    with st.container(horizontal=True):
+        unit = choose(
+            t("mit.unit"), UNITS, key="unit", format_func=unit_name, style="select",
+            help=t("mit.unit_help"),
+        )  # fmt: skip
+        up = choose(t("mit.up"), UPS, key="up", style="select", format_func=up_name)
+        meaning = "auto"
+        if found.get("labels"):
+            meaning = choose(
+                t("mit.labels"), MEANINGS, key="labels", style="select", help=t("mit.labels_help"),
+                format_func=lambda name: t(f"mit.labels_{name}"),
+            )  # fmt: skip
+    return {"unit": unit, "up": up, "labels": meaning}
+
+
+def _remember(result: Result, request: Request) -> None:
+    """Keep how an upload was read, and draw its choices once more with it."""
+    if "cloud_name" not in request.inputs:
+        return
+    read = result.outputs["read_as"]
+    digest = next(u.digest for u in st.session_state["_uploads_mit_cloud"] if u is not None)
+    now = {"digest": digest, **read}
+    if st.session_state.get(FOUND) != now:
+        st.session_state[FOUND] = now
+        st.rerun()
 
 
 def _tags(result: Result) -> list[str]:
@@ -117,80 +160,12 @@ def _tags(result: Result) -> list[str]:
     return list(ticked)
 
 
-def _legend(result: Result, found: Segmentation) -> None:
-    """The colours of the classes that are there."""
-    present = np.unique(found.predicted)
-    chips = "".join(
-        '<span style="display:inline-flex;align-items:center;gap:6px;margin:0 14px 4px 0">'
-        f'<span style="width:11px;height:11px;border-radius:3px;background:rgb{tuple(int(v) for v in COLOURS[c])}"></span>'  # noqa: E501
-        f"{t('mit.class_' + result.outputs['classes'][c])}</span>"
-        for c in present
-    )
-    st.html(f'<div style="font-size:13px">{chips}</div>')
-
-
-def _view(result: Result, found: Segmentation) -> None:
-    trace, outputs = result.trace, result.outputs
-    assert trace is not None
-    names = [t(f"mit.class_{name}") for name in outputs["classes"]]
-    labels = outputs.get("labels") if scores_of(outputs, found) else None
-    panels = [
-        PointsPanel(
-            ("segments", "tokens_3d"),
-            part="segments",
-            title=t("mit.panel_points"),
-            width=1.35,
-            positions=outputs["positions"],
-            colours=outputs["colours"],
-            segment=outputs["segment"],
-            classes=tuple(names),
-            class_colours=COLOURS,
-            predicted=found.predicted,
-            confidence=found.confidence,
-            labels=labels,
-        ),
-        PhotosPanel(
-            ("photos", "tokens_2d"),
-            title=t("mit.panel_drawn" if outputs["drawn"] else "mit.panel_photos"),
-            images=outputs["photos"],
-        ),
-        WordsPanel("classes", title=t("mit.panel_classes")),
-    ]
-    linked_view(
-        "mit",
-        panels,
-        display_maps(trace),
-        display_geometries(trace, found, names),
-        title=t("mit.heading"),
-        layout=[[0, 1], [2]],
-        height=520,
-        settings={"stage": "decoder", "layer": 0, "scale": "row"},
-        texts=_words(),
-        model="mit",
-        trace_meta=trace.meta,
-        on_select="ignore",
-    )
-    st.caption(t("mit.one_vector"))
-
-
-def _words() -> dict[str, str]:
-    """What the view calls the stages, the turns of the decoder, and the directions."""
-    keys = (
-        "stage.decoder", "stage.self", "layer.0", "layer.1", "layer.2", "layer.3",
-        "direction.points->photos", "direction.photos->points", "direction.classes->photos",
-        "direction.classes->points", "direction.points->points", "direction.photos->photos",
-    )  # fmt: skip
-    return {key: t(f"mit.{key.replace('.', '_').replace('->', '_')}") for key in keys} | {
-        "axis_layer": t("mit.turn")
-    }
-
-
-def _below(result: Result, found: Segmentation) -> None:
-    outputs = result.outputs
-    scores = scores_of(outputs, found)
+def _below(
+    outputs: Mapping[str, Any], found: Segmentation, scores: Mapping[str, Any] | None
+) -> None:
     left, right = st.columns([3, 2], gap="large")
     with left:
-        rows = class_table(outputs, found)
+        rows = class_table(outputs, found, scores)
         shown = [{**row, "class": t(f"mit.class_{row['class']}")} for row in rows]
         percent = st.column_config.ProgressColumn
         st.dataframe(
@@ -212,6 +187,8 @@ def _below(result: Result, found: Segmentation) -> None:
         with st.container(horizontal=True):
             st.metric(t("mit.segments"), len(outputs["counts"]))
             st.metric(t("mit.points"), f"{int(np.sum(outputs['counts'])):,}")
+        x, y, z = (f"{side:.1f}" for side in outputs["size_m"])
+        st.caption(t("mit.size", x=x, y=y, z=z))
         st.caption(t("mit.honest"))
 
 

@@ -38,7 +38,8 @@ export class Bar {
 
   /** The word for a value of an axis: a text of the page, else the value itself. */
   name(axis, value) {
-    const own = this.view.meta.texts[`${axis}.${value}`];
+    const { texts } = this.view.meta;
+    const own = texts[`${axis}.${this.view.state.settings.stage}.${value}`] ?? texts[`${axis}.${value}`];
     if (own !== undefined) return own;
     return axis === "layer" ? String(value + 1) : String(value);
   }
@@ -49,7 +50,9 @@ export class Bar {
     const axes = state.axes();
     const put = (axis, options) => this.choices[axis].update(t(`axis_${axis}`), options, settings[axis]);
     put("stage", axes.stages.map((value) => ({ value, text: this.name("stage", value) })));
-    put("layer", axes.layers.map((value) => ({ value, text: this.name("layer", value) })));
+    // A stepper among the panels takes the layers of its stage.
+    const stepped = state.panels.some((p) => p.options?.steps === settings.stage);
+    put("layer", stepped ? [] : axes.layers.map((value) => ({ value, text: this.name("layer", value) })));
     put("direction", axes.directions.length < 2 ? [] : [
       { value: "all", text: t("direction_all"), title: t("direction_all_help") },
       ...axes.directions.map((value) => ({ value, text: this.name("direction", value) })),

@@ -246,7 +246,7 @@ export class View {
     if (panel.draws === "map") {
       // A map over its own range says so: the colour bar below is of the painted row.
       if (panel.kind === "overview") text = this.t("tag_own_range");
-      else if (picture.map && picture.scale !== this.state.scale) {
+      else if (panel.kind !== "turns" && picture.map && picture.scale !== this.state.scale) {
         text = this.t("tag_range", { low: formatWeight(picture.scale.lo), high: formatWeight(picture.scale.hi) });
         kind = "range";
       }

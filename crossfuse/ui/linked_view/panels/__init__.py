@@ -9,6 +9,7 @@ from crossfuse.ui.linked_view.panels.points import PointsPanel
 from crossfuse.ui.linked_view.panels.regions import RegionsPanel
 from crossfuse.ui.linked_view.panels.scalp import ScalpPanel
 from crossfuse.ui.linked_view.panels.time_frequency import TimeFrequencyPanel
+from crossfuse.ui.linked_view.panels.turns import TurnsPanel
 from crossfuse.ui.linked_view.panels.words import WordsPanel
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "RegionsPanel",
     "ScalpPanel",
     "TimeFrequencyPanel",
+    "TurnsPanel",
     "WordsPanel",
     "encode_photo",
 ]

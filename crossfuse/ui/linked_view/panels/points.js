@@ -7,6 +7,13 @@ import { canvasListbox } from "../js/keys.js";
 import { canvasImage } from "../js/svg.js";
 
 const MODES = ["attention", "photo", "class", "confidence", "error"];
+// Told apart by lightness too, for readers who do not see red and green.
+const VERDICTS = { right: [70, 165, 140], wrong: [178, 34, 52], none: [150, 150, 150] };
+
+/** Colour of a probability: from a dark purple to a light yellow-green. */
+function sureness(v) {
+  return [68 + 150 * v, 30 + 190 * v, 110 - 40 * v].map(Math.round);
+}
 
 export function create(root, ctx) {
   const tools = el("div", "segments point-tools");
@@ -29,7 +36,8 @@ export function create(root, ctx) {
   root.append(el("div", "point-bar", tools, cut));
   const list = canvasListbox(root, ctx, { layout: () => ({ count: data?.count ?? 0, columns: 1 }) });
   list.element.append(canvas);
-  root.append(hint);
+  const legend = el("div", "point-legend");
+  root.append(legend, hint);
 
   // --- colours -------------------------------------------------------------------------------
 
@@ -53,8 +61,7 @@ export function create(root, ctx) {
         rgb = palette.subarray(3 * predicted[i], 3 * predicted[i] + 3);
         alpha = 0.85;
       } else if (shown === "confidence" && confidence) {
-        const v = Math.round(40 + 215 * confidence[i]);
-        rgb = [255 - v, v, 128];
+        rgb = sureness(confidence[i]);
         alpha = 0.85;
       }
       if (i === picture.source) { rgb = parseColour(ctx.theme.primary); alpha = 1; }
@@ -64,13 +71,37 @@ export function create(root, ctx) {
     return out;
   }
 
+  /** What the colours of the present mode mean. */
+  function explain() {
+    const { predicted, palette } = data.arrays;
+    const shown = chosenMode();
+    const key = (colour, words, className = "") => {
+      const patch = el("i", className);
+      patch.style.background = colour;
+      return el("span", "", patch, words);
+    };
+    const css = (rgb) => `rgb(${[...rgb].join(",")})`;
+    let keys = [ctx.t("points_legend_file")];
+    if (shown === "class") {
+      keys = [...new Set(predicted)].sort((a, b) => a - b).map(
+        (c) => key(css(palette.subarray(3 * c, 3 * c + 3)), data.options.classes[c]));
+    } else if (shown === "confidence") {
+      const ramp = [0, 0.5, 1].map((v) => css(sureness(v))).join(",");
+      keys = [ctx.t("points_legend_low"), key(`linear-gradient(90deg,${ramp})`, ctx.t("points_legend_high"), "wide")];
+    } else if (shown === "error") {
+      keys = Object.entries(VERDICTS).map(([name, rgb]) => key(css(rgb), ctx.t(`points_legend_${name}`)));
+    } else if (shown === "attention") keys = [el("span", "caption", ctx.t("points_legend_attention"))];
+    legend.replaceChildren(...keys);
+    legend.dataset.mode = shown;
+  }
+
   /** Points coloured by whether their label was found: green, red, grey where there is none. */
   function errors() {
     const { labels, predicted, segment, colour } = data.arrays;
     const out = new Uint8Array(colour.length);
     for (let i = 0; i < segment.length; i++) {
-      const rgb = labels[i] === 255 ? [150, 150, 150]
-        : labels[i] === predicted[segment[i]] ? [64, 160, 110] : [214, 68, 68];
+      const { right, wrong, none } = VERDICTS;
+      const rgb = labels[i] === 255 ? none : labels[i] === predicted[segment[i]] ? right : wrong;
       out.set(rgb, 4 * i);
       out[4 * i + 3] = 255;
     }
@@ -214,6 +245,7 @@ export function create(root, ctx) {
     cloud.paintPoints(shown === "error" ? errors() : null);
     cloud.grey = shown === "attention" && last.weights ? 0.75 : 0;
     cloud.paintSegments(entries(last));
+    explain();
     redraw();
   }
 
