@@ -98,7 +98,8 @@ def _one(place: str, count: int, runs: int) -> dict[str, Any]:
         store.close()
         parts.append(dict(store.timings))
         packing = time.perf_counter()
-        panel = points_panel(result.outputs, segmentation(result.outputs, []), result.outputs["classes"])
+        out = result.outputs
+        panel = points_panel(out, segmentation(out, []), out["classes"])
         sent = sum(array.nbytes for array in panel.arrays().values())
         panel.options()
         walls.append(time.perf_counter() - wall)

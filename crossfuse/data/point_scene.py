@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crossfuse.data.supervoxels import Voxels, neighbour_lists, normals, supervoxels, voxelize
+from crossfuse.data.supervoxels import Voxels, neighbour_lists, supervoxels, surface, voxelize
 
 VOXEL = 0.05  # metres, as in the paper's first stage
 MOST_VOXELS = 150_000
+NEIGHBOURS = 16
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ def prepare(
     while len(voxels) > MOST_VOXELS:
         voxel *= 1.25
         voxels = voxelize(positions, colours, voxel)
-    pieces = supervoxels(voxels, k=0.05, colour_weight=1.0, most=most_segments)
-    features, places = voxel_features(voxels)
+    near = neighbour_lists(voxels.centre, NEIGHBOURS)
+    pieces = supervoxels(voxels, k=0.05, colour_weight=1.0, most=most_segments, near=near)
+    features, places = voxel_features(voxels, near[0])
     counts = np.bincount(pieces.of_point, minlength=pieces.count)
     weight = voxels.count.astype(np.float64)
     size = np.bincount(pieces.of_voxel, weight, pieces.count)
@@ -75,17 +77,13 @@ def prepare(
     )
 
 
-def voxel_features(voxels: Voxels) -> tuple[np.ndarray, np.ndarray]:
-    """(features (V, 7), places (V, 3)) as :class:`PointScene` describes them."""
+def voxel_features(voxels: Voxels, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(features (V, 7), places (V, 3)) as :class:`PointScene` describes them.
+
+    ``index`` (V, k): the nearest voxels of each.
+    """
     centre = voxels.centre
-    index, _ = neighbour_lists(centre, 16)
-    around = np.concatenate([np.arange(len(centre))[:, None], index], axis=1)
-    normal, flat = normals(centre, around)
-    spread = centre[around] - centre[around].mean(axis=1, keepdims=True)
-    # Linearity from the trace and the largest singular direction of the neighbourhood.
-    covariance = np.einsum("nki,nkj->nij", spread, spread)
-    values = np.linalg.eigvalsh(covariance.astype(np.float64))
-    line = (values[:, 2] - values[:, 1]) / np.maximum(values[:, 2], 1e-12)
+    normal, flat, line = surface(centre, index)
     floor = float(np.percentile(centre[:, 2], 0.5))
     height = centre[:, 2] - floor
     features = np.concatenate(

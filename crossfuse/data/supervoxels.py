@@ -79,19 +79,26 @@ def voxelize(positions: np.ndarray, colours: np.ndarray, size: float) -> Voxels:
     return Voxels(size, grid.astype(np.int32), mean(positions), mean(colours), count, of_point)
 
 
-def normals(centre: np.ndarray, neighbours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Unit normals (V, 3), z never negative, and flatness (V,), from neighbour lists (V, k).
+def surface(
+    centre: np.ndarray, neighbours: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unit normals (V, 3), z never negative, flatness (V,) and linearity (V,) of the neighbourhood
+    that a voxel and its neighbours (V, k) are.
 
-    Flatness is 1 - 3 * (smallest eigenvalue / their sum): 1 on a plane, 0 in a ball.
+    With eigenvalues a <= b <= c of its covariance, flatness is 1 - 3 a / (a + b + c): 1 on a plane,
+    0 in a ball; linearity is (c - b) / c: 1 on a line, 0 on a disc.
     """
-    around = centre[neighbours].astype(np.float64)
+    around = np.empty((len(centre), neighbours.shape[1] + 1, 3))
+    around[:, 0] = centre
+    around[:, 1:] = centre[neighbours]
     around -= around.mean(axis=1, keepdims=True)
-    covariance = np.einsum("nki,nkj->nij", around, around) / neighbours.shape[1]
+    covariance = around.transpose(0, 2, 1) @ around / around.shape[1]
     values, vectors = np.linalg.eigh(covariance)
     normal = vectors[:, :, 0]
     normal *= np.where(normal[:, 2:] < 0, -1, 1)
-    total = np.maximum(values.sum(axis=1), 1e-12)
-    return normal.astype(np.float32), (1 - 3 * values[:, 0] / total).astype(np.float32)
+    flat = 1 - 3 * values[:, 0] / np.maximum(values.sum(axis=1), 1e-12)
+    line = (values[:, 2] - values[:, 1]) / np.maximum(values[:, 2], 1e-12 / around.shape[1])
+    return normal.astype(np.float32), flat.astype(np.float32), line.astype(np.float32)
 
 
 def neighbour_lists(centre: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -111,6 +118,7 @@ def supervoxels(
     most: int = 500,
     colour_weight: float = 0.3,
     neighbours: int = 10,
+    near: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Supervoxels:
     """Cut voxels into at most ``most`` pieces.
 
@@ -120,15 +128,18 @@ def supervoxels(
         most: upper limit; the smallest pieces are joined until it is met. Separate islands of the
             graph never join, unless there are more of them than ``most``.
         colour_weight: weight of the colour difference beside the normal difference.
+        near: what :func:`neighbour_lists` says of ``voxels.centre``, where it is known already;
+            the first ``neighbours`` of each list are used.
     """
     if len(voxels) == 1:
         return Supervoxels(np.zeros(1, np.int64), np.zeros(len(voxels.of_point), np.int64), 1)
-    index, distance = neighbour_lists(voxels.centre, neighbours)
-    normal, _ = normals(voxels.centre, np.concatenate([np.arange(len(index))[:, None], index], 1))
+    index, distance = near if near is not None else neighbour_lists(voxels.centre, neighbours)
+    index, distance = index[:, :neighbours], distance[:, :neighbours]
+    normal, _, _ = surface(voxels.centre, index)
     start = np.repeat(np.arange(len(index)), index.shape[1])
     end, length = index.ravel(), distance.ravel()
-    near = length < 4 * voxels.size
-    start, end = start[near], end[near]
+    close = length < 4 * voxels.size
+    start, end = start[close], end[close]
     bend = 1 - np.abs(np.einsum("nc,nc->n", normal[start], normal[end]))
     shade = np.abs(voxels.colour[start] - voxels.colour[end]).mean(axis=1)
     weight = bend + colour_weight * shade + 1e-6

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from crossfuse.data.point_clouds import guess_unit, guess_up, read_cloud, read_path, settle, thinned
+from crossfuse.data.point_clouds import (
+    guess_unit,
+    guess_up,
+    read_cloud,
+    read_path,
+    read_upload,
+    settle,
+    thinned,
+    with_meaning,
+)
 from crossfuse.errors import CrossfuseError
 
 
@@ -220,32 +231,191 @@ def test_unit_and_up_are_found_shown_and_changeable(cloud) -> None:
     assert len(thinned(raw, 100)) == 100
 
 
-def test_scannet_and_s3dis_layouts(cloud, tmp_path: Path) -> None:
-    xyz, rgb = cloud
-    scene = tmp_path / "scene0000_00"
+def _scannet(folder: Path, xyz: np.ndarray, rgb: np.ndarray) -> Path:
+    scene = folder / "scene0000_00"
     (scene / "exported" / "color").mkdir(parents=True)
-    (scene / "exported" / "color" / "0.jpg").write_bytes(b"")
+    for number in (100, 20, 0):
+        (scene / "exported" / "color" / f"{number}.jpg").write_bytes(f"picture {number}".encode())
     body = _ply(xyz, rgb, "binary_little_endian")
     (scene / "scene0000_00_vh_clean_2.ply").write_bytes(body)
     (scene / "scene0000_00_vh_clean_2.labels.ply").write_bytes(body)  # labels 0, 1, 2
     turn = "0 -1 0 0 1 0 0 0 0 0 1 0 0 0 0 1"
     (scene / "scene0000_00.txt").write_text(f"axisAlignment = {turn}\nnumColorFrames = 1\n")
-    got, photos = read_path(scene)
-    assert len(photos) == 1
-    assert got.labels is not None
-    assert got.labels[:3].tolist() == [-1, 0, 1]  # NYU40: 0 none, 1 wall, 2 floor
-    assert np.ptp(got.positions[:, 0]) == pytest.approx(np.ptp(xyz[:, 1]), abs=1e-4)
-    room = tmp_path / "Area_5" / "office_1"
+    return scene
+
+
+def _s3dis(folder: Path, xyz: np.ndarray, rgb: np.ndarray) -> Path:
+    room = folder / "Area_5" / "office_1"
     (room / "Annotations").mkdir(parents=True)
-    for name, part in (("chair_1", slice(0, 200)), ("clutter_1", slice(200, 400))):
+    for name, part in (("chair_1", slice(0, 200)), ("bookcase_1", slice(200, 300)),
+                       ("clutter_1", slice(300, 400))):  # fmt: skip
         lines = [" ".join(map(str, row)) for row in np.hstack([xyz[part], rgb[part]])]
         lines[3] = lines[3].replace(" ", "\x10 ", 1)  # the stray characters of the real files
         (room / "Annotations" / f"{name}.txt").write_text("\n".join(lines))
-    got, _ = read_path(room)
+    (room / "office_1.txt").write_text("1 2 3 4 5 6\n")
+    return room
+
+
+def _zipped(folder: Path) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, f"{folder.name}/{path.relative_to(folder).as_posix()}")
+        archive.writestr("__MACOSX/._junk.ply", b"junk")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_scannet_scenes(cloud, tmp_path: Path, packed: bool) -> None:
+    xyz, rgb = cloud
+    scene = _scannet(tmp_path, xyz, rgb)
+    got, photos = read_upload(_zipped(scene), "scene.zip") if packed else read_path(scene)
+    assert [photo.name for photo in photos] == ["0.jpg", "20.jpg", "100.jpg"]  # frames in order
+    assert photos[1].read() == b"picture 20"
     assert got.labels is not None
-    assert len(got) == 398
-    assert set(got.labels.tolist()) == {5, -1}
+    assert got.labels[:3].tolist() == [-1, 0, 1]  # NYU40: 0 none, 1 wall, 2 floor
+    assert (got.unit, got.up) == ("metres", "z")
+    assert np.ptp(got.positions[:, 0]) == pytest.approx(np.ptp(xyz[:, 1]), abs=1e-4)
+    (scene / "scene0000_00.txt").write_text("axisAlignment = 1 0 nonsense\n")
+    with pytest.raises(CrossfuseError, match="16 numbers"):
+        read_path(scene)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_s3dis_rooms(cloud, tmp_path: Path, packed: bool) -> None:
+    room = _s3dis(tmp_path, *cloud)
+    got, photos = read_upload(_zipped(room), "office.zip") if packed else read_path(room)
+    assert not photos
+    assert got.labels is not None
+    assert len(got) == 397
+    assert any("3 damaged lines" in note for note in got.notes)
+    names = {got.label_names[i] if i >= 0 else "none" for i in set(got.labels.tolist())}
+    assert names == {"chair", "bookshelf", "none"}
+    (room / "Annotations" / "board_1.txt").write_text("only words\n")
+    with pytest.raises(CrossfuseError, match="x y z r g b"):
+        read_path(room)
+
+
+def test_archives_with_one_cloud_and_its_photographs(cloud, tmp_path: Path) -> None:
+    folder = tmp_path / "scan"
+    folder.mkdir()
+    (folder / "room.ply").write_bytes(_ply(*cloud, "binary_little_endian"))
+    (folder / "read_me.txt").write_text("a scan")
+    (folder / "a.jpg").write_bytes(b"picture")
+    got, photos = read_upload(_zipped(folder), "scan.ZIP")
+    assert len(got) == 400
+    assert [photo.name for photo in photos] == ["a.jpg"]
+    assert len(read_path(folder)[1]) == 1
+    (folder / "second.pcd").write_bytes(b"x")
+    with pytest.raises(CrossfuseError, match="2 clouds"):
+        read_upload(_zipped(folder), "scan.zip")
+    with pytest.raises(CrossfuseError, match="not a readable ZIP"):
+        read_upload(b"PK\x03\x04 garbage", "scan.zip")
+    empty = tmp_path / "empty"
+    empty.mkdir()
     with pytest.raises(CrossfuseError, match="neither"):
-        read_path(tmp_path)
+        read_path(empty)
     with pytest.raises(CrossfuseError, match="no file"):
         read_path(tmp_path / "absent.ply")
+
+
+def test_an_archive_cannot_unpack_to_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("../../escape.xyz", b"0 0 0\n" * 100_000)
+    monkeypatch.setattr("crossfuse.data.point_clouds.datasets.MOST_BYTES", 100_000)
+    with pytest.raises(CrossfuseError, match="unpacks to more than"):
+        read_upload(buffer.getvalue(), "bomb.zip")
+
+
+def test_labels_get_a_meaning(cloud) -> None:
+    raw = read_cloud(_ply(*cloud, "ascii"), "a.ply")  # labels 0, 1, 2 without names
+    assert with_meaning(raw).label_names == ()
+    for meaning, wanted in (("crossfuse", [0, 1, 2]), ("nyu40", [-1, 0, 1]), ("s3dis", [2, 1, 0])):
+        got = with_meaning(raw, meaning)
+        assert got.labels is not None
+        assert got.labels[:3].tolist() == wanted
+        assert with_meaning(got) is got
+    named = _ply(*cloud, "ascii").replace(
+        b"made by a test", b"classes: 0 sofa, 1 bookcase, 2 thing"
+    )
+    got = with_meaning(read_cloud(named, "a.ply"))
+    assert got.labels is not None
+    assert [got.label_names[i] for i in got.labels[:2]] == ["sofa", "bookshelf"]
+    assert got.labels[2] == -1
+    with pytest.raises(CrossfuseError, match="cannot mean"):
+        with_meaning(raw, "klingon")
+
+
+def test_a_coarse_mesh_is_sampled_and_a_dense_one_gives_its_vertices() -> None:
+    import trimesh
+
+    box = trimesh.creation.box((2, 1, 3)).export(file_type="ply")
+    got = read_cloud(box, "box.ply")
+    assert len(got) >= 20_000
+    assert any("sampled" in note for note in got.notes)
+    ball = trimesh.creation.icosphere(subdivisions=6).export(file_type="ply")
+    got = read_cloud(ball, "ball.ply")
+    assert len(got) == 40_962
+    assert any("vertices were taken" in note for note in got.notes)
+
+
+def test_columns_after_the_position(cloud) -> None:
+    xyz, rgb = cloud
+    normals = np.random.default_rng(1).normal(size=xyz.shape)
+    intensity = np.full((len(xyz), 1), -500)
+
+    def text(*columns: np.ndarray) -> bytes:
+        rows = np.hstack([xyz, *columns])
+        return "\n".join(" ".join(f"{v:.5f}" for v in row) for row in rows).encode()
+
+    scanner = f"{len(xyz)}\n".encode() + text(intensity, rgb)
+    for name, data in (("a.pts", scanner), ("a.xyz", text(normals, rgb)), ("a.txt", text(rgb))):
+        got = read_cloud(data, name)
+        np.testing.assert_allclose(got.colours, rgb / 255, atol=1e-4, err_msg=name)
+        assert got.labels is None
+    assert read_cloud(text(normals), "a.xyz").colours is None
+
+
+def test_a_depth_camera_frame_has_y_downwards() -> None:
+    rng = np.random.default_rng(0)
+    z = rng.uniform(1, 4, 3000)
+    seen = np.column_stack([*(rng.uniform(-0.5, 0.5, (2, 3000)) * z), z])
+    assert guess_up(seen - seen.mean(0), seen.mean(0)) == "-y"
+    assert guess_up(seen - seen.mean(0), np.zeros(3)) == "z"
+
+
+def test_laz_without_its_decoder_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import laspy
+
+    las = laspy.LasData(laspy.LasHeader(point_format=2, version="1.2"))
+    las.x, las.y, las.z = np.random.default_rng(0).uniform(0, 3, (3, 200))
+    buffer = io.BytesIO()
+    las.write(buffer, do_compress=True)
+    monkeypatch.setattr(laspy.LazBackend, "detect_available", classmethod(lambda cls: ()))
+    with pytest.raises(CrossfuseError, match="pip install lazrs"):
+        read_cloud(buffer.getvalue(), "a.laz")
+    monkeypatch.setitem(sys.modules, "laspy", None)
+    with pytest.raises(CrossfuseError, match="pip install laspy"):
+        read_cloud(buffer.getvalue(), "a.las")
+
+
+def test_precision_is_kept_far_from_zero(cloud) -> None:
+    xyz = cloud[0].astype(np.float64) + np.array([1e6, 4.5e6, 300])
+    buffer = io.BytesIO()
+    np.save(buffer, xyz)
+    got = read_cloud(buffer.getvalue(), "far.npy")
+    assert got.origin is not None
+    np.testing.assert_allclose(got.positions.astype(np.float64) + got.origin, xyz, atol=1e-6)
+    assert any("centred" in note for note in got.notes)
+
+
+def test_no_colours_is_not_an_error_and_too_many_bytes_is(
+    cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, cloud[0])
+    assert read_cloud(buffer.getvalue(), "a.npy").colours is None
+    monkeypatch.setattr("crossfuse.data.point_clouds.read.MOST_BYTES", 1 << 10)
+    with pytest.raises(CrossfuseError, match="at most 0 MB"):
+        read_cloud(buffer.getvalue(), "a.npy")

@@ -87,8 +87,9 @@ class Archive(Files):
             raise CrossfuseError(f"{what} holds {len(members):,} files; at most {MOST_FILES:,}.")
         if any(m.flag_bits & 1 for m in members):
             raise CrossfuseError(f"{what} is encrypted; pack it without a password.")
-        junk = ("__MACOSX/", ".")
-        self.names = tuple(m.filename for m in members if not m.filename.startswith(junk))
+        self.names = tuple(
+            m.filename for m in members if not m.filename.rpartition("/")[2].startswith(".")
+        )
         self.left = 4 * MOST_BYTES
 
     def read(self, name: str) -> bytes:
