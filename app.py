@@ -2,8 +2,10 @@
 
 from crossfuse.ui.navigation import build_navigation
 from crossfuse.ui.shell import run_page, style, top_bar
+from crossfuse.ui.warm_up import warm_up_behind
 
 style()
 page = build_navigation()
-top_bar()
+badge = top_bar()
 run_page(page.run)
+warm_up_behind(badge)

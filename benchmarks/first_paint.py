@@ -4,9 +4,10 @@
 
 Each run starts both servers afresh, one after the other, and opens each in a browser without a
 cache. Painted = the first frame in which the page's own content (its heading) is on the screen;
-whole = the frame in which the script's last element is. ``cold`` is the first visit of a server
-that has just started, ``second`` the next one once the server is idle again. ``cpu`` are the
-processor seconds of server and browser up to the first paint, which other work on the machine
+live = the frame in which the first linked view has drawn itself (home only); whole = the frame in
+which the script's last element, and the last linked view, is there. ``cold`` is the first visit of
+a server that has just started, ``second`` the next one once the server is idle again. ``cpu`` are
+the processor seconds of server and browser up to the first paint, which other work on the machine
 disturbs less than the clock. Also tells whether torch was in the server's memory at the first
 paint (it must not be) and in the end. Prints one JSON object; needs Playwright and a Chromium.
 """
@@ -34,6 +35,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ("first_ms", "whole_ms", "cpu_s")
+LIVE = "live_ms"  # of the home page alone
 EMPTY = "import streamlit as st\n\nst.title('empty')\n"
 OPTIONS = [
     "--server.headless=true",
@@ -48,19 +50,22 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# Times in ms since navigation: when a heading was first there, and when elements stopped coming.
+# Times in ms since navigation: when a heading was first there, when the first linked view had
+# painted (inside its shadow root), and when elements and views stopped coming.
 WATCH = """
-window.__paint = {first: null, whole: null};
-new MutationObserver(() => requestAnimationFrame(() => {
+window.__paint = {first: null, live: null, whole: null};
+(function look() {
+  requestAnimationFrame(look);
   const main = document.querySelector('[data-testid=stMain]');
   if (!main) return;
-  if (window.__paint.first === null && main.querySelector('h1'))
-    window.__paint.first = performance.now();
-  const count = main.querySelectorAll('[data-testid=stElementContainer]').length;
-  if (count !== window.__paint.count) {
-    window.__paint.count = count; window.__paint.whole = performance.now();
-  }
-})).observe(document, {childList: true, subtree: true});
+  const seen = window.__paint;
+  if (seen.first === null && main.querySelector('h1')) seen.first = performance.now();
+  const hosts = [...main.querySelectorAll('[data-testid=stBidiComponentIsolated]')];
+  const views = hosts.filter((host) => host.shadowRoot?.querySelector('.view[data-paints]'));
+  if (seen.live === null && views.length) seen.live = performance.now();
+  const count = main.querySelectorAll('[data-testid=stElementContainer]').length + views.length;
+  if (count !== seen.count) { seen.count = count; seen.whole = performance.now(); }
+})();
 """
 
 
@@ -125,6 +130,8 @@ def visit(browser: Browser, address: str, pid: int, name: str) -> dict[str, floa
     painted = page.evaluate("window.__paint")
     context.close()
     found = {"first_ms": painted["first"], "whole_ms": painted["whole"], "cpu_s": cpu}
+    if painted["live"] is not None:
+        found[LIVE] = painted["live"]
     return {f"{name}_{case}": value for case, value in found.items()} | {f"{name}_torch": torch}
 
 
@@ -154,9 +161,14 @@ def measure(runs: int, chromium: str) -> dict[str, Any]:
         name: {case: statistics.median(row[case] for row in found) for case in cases}
         for name, found in rows.items()
     }
+    live = {
+        name: round(statistics.median(row[f"{name}_{LIVE}"] for row in rows["home"]))
+        for name in ("cold", "second")
+    }
     return {
         "ratio": {c: round(median["home"][c] / median["empty"][c], 3) for c in cases},
         "median": {n: {c: round(v, 2) for c, v in m.items()} for n, m in median.items()},
+        "live_ms": live,
         "torch_at_first_paint": any(row["cold_torch"] for row in rows["home"]),
         "torch_warmed_up_behind_it": all(row["torch_in_the_end"] for row in rows["home"]),
         "load_average": os.getloadavg()[0],

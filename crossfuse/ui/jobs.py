@@ -5,7 +5,6 @@ Nothing heavy (torch, models) is imported before the first page is on the screen
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -15,7 +14,7 @@ from crossfuse.ui.text import current_language, page_texts, t
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
-    from crossfuse.engine import Engine, Job, Request, Result, WarmUp
+    from crossfuse.engine import Engine, Job, Request, Result
 
 BLINK = 0.25  # seconds: what takes no longer shows no progress bar
 LOOK = 0.1  # seconds between two looks at a running job
@@ -29,31 +28,6 @@ def get_engine() -> Engine:
     return EmbeddedEngine()
 
 
-class WarmStart:
-    """The warm-up of this process's engine, which starts when it is first asked for."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.state: WarmUp | None = None
-
-    @property
-    def done(self) -> bool:
-        return self.state is not None and self.state.done
-
-    def start(self) -> WarmUp:
-        """Load torch and the first model behind the page; call it once something is painted."""
-        with self._lock:
-            if self.state is None:
-                self.state = get_engine().warm_up("feature_map")
-            return self.state
-
-
-@st.cache_resource(show_spinner=False)
-def warm_start() -> WarmStart:
-    """The one warm-up of this process."""
-    return WarmStart()
-
-
 class Asking:
     """What one place on a page has asked last, over reruns of the script.
 
@@ -64,6 +38,11 @@ class Asking:
         self.job: Job | None = None
         self.result: Result | None = None
         self._answered = ""
+
+    @property
+    def fresh(self) -> bool:
+        """Whether ``result`` answers what was asked last (after an error it does not)."""
+        return self.result is not None and self.job is None
 
     def answer(self, request: Request, space: DeltaGenerator, key: str) -> Result:
         """The answer to the request; waits for it, with progress in ``space``.

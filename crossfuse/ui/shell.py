@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from crossfuse.errors import CrossfuseError
-from crossfuse.ui.jobs import asking, warm_start
+from crossfuse.ui.jobs import asking
 from crossfuse.ui.navigation import build_navigation
 from crossfuse.ui.state import choose
 from crossfuse.ui.text import LANGUAGES, browser_language, notice_words, t
+from crossfuse.ui.warm_up import draw_badge
 
 if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
     from crossfuse.engine import Request, Result
     from crossfuse.trace import Trace
 
@@ -56,10 +59,12 @@ def logo() -> None:
     st.logo(str(ASSETS / "logo.svg"), size="large")
 
 
-def top_bar() -> None:
-    """Language switch and device badge, in the header bar of every page."""
+def top_bar() -> DeltaGenerator:
+    """Language switch and device badge, in the header bar of every page; returns the badge's place
+    for :func:`crossfuse.ui.warm_up.warm_up_behind`."""
     with st.container(key="topbar", horizontal=True):
-        device_badge()
+        place = st.container(key="device", width="content").empty()
+        draw_badge(place)
         choose(
             t("shell.language"),
             list(LANGUAGES),
@@ -68,30 +73,7 @@ def top_bar() -> None:
             default=browser_language(),
             label_visibility="collapsed",
         )
-
-
-def device_badge() -> None:
-    """Where models run. Starts the warm-up once the page is on the screen, and fills itself in."""
-    waiting = not warm_start().done
-    st.session_state["_drawing_page"] = True
-    with st.container(key="device", width="content"):
-        st.fragment(_badge, run_every=1.0 if waiting else None)(waiting)
-
-
-def _badge(waited: bool) -> None:
-    # With the page this draws only. The timer's runs come from the browser, so that by then it
-    # has painted, and importing torch delays nobody's first sight.
-    drawing_page = st.session_state.pop("_drawing_page", False)
-    work = warm_start().state if drawing_page else warm_start().start()
-    if waited and not drawing_page and work is not None and work.done:
-        st.rerun()  # draws the badge once more, now without the timer
-    if work is not None and work.error is not None:
-        st.badge(t("shell.device_failed"), color="red", help=str(work.error))
-    elif work is None or work.device is None:
-        st.badge(t("shell.device_waking"), icon=":material/hourglass_empty:", color="gray")
-    else:
-        icon = ":material/memory:"
-        st.badge(work.device, icon=icon, color="green", help=t("shell.device_help"))
+    return place
 
 
 def page_header(name: str) -> None:

@@ -124,20 +124,23 @@ def _pictures(found: Result, wrong: Evidence, right: Evidence) -> None:
 def _ask(name: str, solved: set[str]) -> bool:
     """The question; True once it is answered rightly or given up."""
     given: dict[str, str] = st.session_state.setdefault("_bugs_answers", {})
+    given_up: set[str] = st.session_state.setdefault("_bugs_given_up", set())
+
+    def judge() -> None:  # before the run that draws the score
+        if st.session_state.get(f"_answer_{name}") == name and name not in given_up:
+            solved.add(name)
+
     answer = st.radio(
         t("primer.bugs_question"),
         NAMES,
         index=NAMES.index(given[name]) if name in given else None,
         format_func=lambda option: t(f"primer.bug_{option}"),
         key=f"_answer_{name}",
+        on_change=judge,
     )
     if answer is not None:
         given[name] = answer
-    given_up: set[str] = st.session_state.setdefault("_bugs_given_up", set())
     if answer == name:
-        if name not in given_up and name not in solved:
-            solved.add(name)
-            st.rerun()
         st.success(t("primer.bugs_correct"), icon=":material/check_circle:")
         return True
     if answer is not None:

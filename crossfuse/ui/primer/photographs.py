@@ -8,7 +8,7 @@ import numpy as np
 import streamlit as st
 
 from crossfuse.data.images import read_image, sample_photo, sample_photos
-from crossfuse.explain.controls import blank, shuffle_tiles
+from crossfuse.explain.controls import blank, drawing, shuffle_tiles
 from crossfuse.ui.shell import upload_files
 from crossfuse.ui.state import choose
 from crossfuse.ui.text import t
@@ -36,12 +36,15 @@ class Chosen:
         return read_image(self.source).pixels
 
     def treated(self, treatment: str) -> str | bytes | np.ndarray:
-        """What to send: the photograph as it is, ``"shuffle"``d in tiles, or ``"blank"``."""
+        """What to send: the photograph as it is, ``"shuffle"``d in tiles, ``"blank"``, or turned
+        into a ``"drawing"``."""
         if treatment == "shuffle":
             pixels = self.pixels()
             return shuffle_tiles(pixels, max(1, min(pixels.shape[:2]) // TILE_SHARE))
         if treatment == "blank":
             return blank(self.pixels())
+        if treatment == "drawing":
+            return drawing(self.pixels())
         return self.source
 
 

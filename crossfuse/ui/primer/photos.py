@@ -9,21 +9,20 @@ from crossfuse.engine import Request, Result
 from crossfuse.errors import CrossfuseError
 from crossfuse.explain.controls import sharpness
 from crossfuse.geometry import ImageGrid
-from crossfuse.models import feature_map_uses as uses
 from crossfuse.trace import Trace
+from crossfuse.ui.jobs import asking
 from crossfuse.ui.linked_view import ImageGridPanel, Selection, linked_view
 from crossfuse.ui.linked_view.print_figures import print_figures
+from crossfuse.ui.primer import learnt, uses
 from crossfuse.ui.primer.photographs import choose_photo
 from crossfuse.ui.shell import notes, run_job, show_error, trace_downloads, user_id
 from crossfuse.ui.state import choose
 from crossfuse.ui.text import t
-from crossfuse.viz.blocks import frame_box, tint_cells
 
 STRIDES = (8, 16, 32)
 SIDE = 256  # pixels of the longer side that the encoder sees: 32 cells of 8 pixels
 # The cell pinned at first, as shares of width and height: something worth asking about.
 FIRST = {"astronaut": (0.44, 0.25), "chelsea": (0.33, 0.40), "camera": (0.42, 0.28)}
-EXEMPLAR = ((36, 50), (18, 36))  # per cent of the asked photograph: a face, in the default one
 
 
 def draw() -> None:
@@ -46,9 +45,12 @@ def draw() -> None:
     _controls_said(result.trace)
     st.divider()
     st.markdown(t("primer.photos_read"))
+    if asking("primer_photos").fresh:
+        st.divider()
+        learnt.draw(request, result, pinned, STRIDES[1])
     if "photo_b" in result.outputs:
         st.divider()
-        _uses(result, result.trace)
+        uses.draw(result, result.trace, STRIDES[1])
 
 
 def _ask() -> Request | None:
@@ -60,25 +62,34 @@ def _ask() -> Request | None:
     with third:
         treatment = choose(
             t("primer.treatment"),
-            ["asis", "shuffle", "blank", "self"],
+            ["asis", "shuffle", "blank", "self", "drawing"],
             key="other",
             format_func=lambda name: t(f"primer.treatment_{name}"),
             help=t("primer.treatment_help"),
         )
-    left, right, _ = st.columns([3, 3, 4], gap="medium", vertical_alignment="bottom")
+    left, middle, right = st.columns([3, 3, 4], gap="medium", vertical_alignment="bottom")
     with left:
         temperature = st.slider(
             t("primer.photo_temperature"), 0.02, 0.5, 0.1, 0.02, key="sharp",
             bind="query-params", help=t("primer.photo_temperature_help"),
         )  # fmt: skip
     with right:
+        projections = choose(
+            t("primer.projections_of"), list(learnt.PROJECTIONS), key="projections",
+            format_func=lambda name: t(f"primer.projections_{name}"),
+            help=t("primer.projections_help"),
+        )  # fmt: skip
+    with middle:
         heads = choose(
-            t("primer.heads"), ["1", "2", "4"], key="photo_heads",
+            t("primer.heads"), ["1", "2", "4"] if projections == "features" else ["2"],
+            key="photo_heads" if projections == "features" else "learnt_heads",
             help=t("primer.photo_heads_help"),
         )  # fmt: skip
     inputs: dict[str, str | bytes | np.ndarray] = {"a": a.source}
     try:
-        if treatment != "self":
+        if treatment == "drawing":
+            inputs["b"] = a.treated(treatment)
+        elif treatment != "self":
             inputs["b"] = b.treated(treatment)
     except CrossfuseError as error:
         show_error(error)
@@ -87,7 +98,8 @@ def _ask() -> Request | None:
         "strides": STRIDES,
         "longest_side": SIDE,
         "heads": int(heads),
-        "temperature": temperature,
+        "temperature": temperature * learnt.PROJECTIONS[projections],
+        "projections": projections,
     }
     return Request("feature_map", inputs, options, user=user_id(), page="primer/photos")
 
@@ -157,54 +169,3 @@ def _controls_said(trace: Trace) -> None:
             help=t("primer.sharpness_help"),
             border=True,
         )
-
-
-def _uses(result: Result, trace: Trace) -> None:
-    """Segmentation, detection and colour transfer: each one product with the map."""
-    st.subheader(t("primer.uses"), anchor="uses")
-    st.markdown(t("primer.uses_text"))
-    entry, back = (entry for entry in trace if entry.stage == f"stride {STRIDES[1]}")
-    asking, asked = trace.geometries[entry.query], trace.geometries[entry.key]
-    assert isinstance(asking, ImageGrid)
-    assert isinstance(asked, ImageGrid)
-    weights = entry.weights.astype(np.float32).mean(axis=0)
-    returned = back.weights.astype(np.float32).mean(axis=0)
-    photo_a, photo_b = result.outputs["photo_a"], result.outputs["photo_b"]
-    left, right, _ = st.columns([3, 3, 4], gap="medium")
-    with left:
-        across = st.slider(
-            t("primer.uses_across"), 0, 100, EXEMPLAR[0], 1, key="across", bind="query-params",
-            format="%d %%",
-        )  # fmt: skip
-    with right:
-        down = st.slider(
-            t("primer.uses_down"), 0, 100, EXEMPLAR[1], 1, key="down", bind="query-params",
-            format="%d %%",
-        )  # fmt: skip
-    width, height = asked.image_size
-    box = (
-        across[0] / 100 * width, down[0] / 100 * height,
-        across[1] / 100 * width, down[1] / 100 * height,
-    )  # fmt: skip
-    try:
-        exemplar = uses.cells_in_box(asked, box)
-    except CrossfuseError as error:
-        show_error(error)
-        return
-    found = uses.locate(weights, asking, exemplar)
-    pictures = [
-        (frame_box(photo_b, box, asked.image_size), "uses_marked"),
-        (tint_cells(photo_a, asking, uses.propagate_mask(weights, exemplar)), "uses_segment"),
-        (frame_box(photo_a, found.box, asking.image_size), "uses_detect"),
-        (uses.transfer_colour(returned, asked, asking, photo_b, photo_a), "uses_transfer"),
-    ]
-    for column, (picture, key) in zip(st.columns(4, gap="small"), pictures, strict=True):
-        column.image(picture, width="stretch")
-        fills = {"share": f"{100 * found.peak:.0f}"} if key == "uses_detect" else {}
-        column.markdown(t(f"primer.{key}", **fills))
-    st.latex(
-        rf"\underset{{{len(asking)}}}{{\text{{{t('primer.uses_result')}}}}} = "
-        rf"\underset{{{len(asking)} \times {len(asked)}}}{{A}}\;"
-        rf"\underset{{{len(asked)}}}{{\text{{{t('primer.uses_known')}}}}}"
-    )
-    st.caption(t("primer.uses_limits"))
