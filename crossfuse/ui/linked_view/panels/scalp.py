@@ -59,8 +59,6 @@ def interpolation(raw: bytes, count: int) -> tuple[np.ndarray, np.ndarray]:
     The matrix maps the weights of the sensors that have a place to a square of points from
     (-REACH, REACH) at the upper left; it passes through every sensor. Empty for fewer than four.
     """
-    from scipy.interpolate import RBFInterpolator
-
     flat = flatten(np.frombuffer(raw, np.float64).reshape(count, 3))
     placed = flat[np.isfinite(flat).all(axis=1)]
     none = np.zeros(0, np.float32)
@@ -69,5 +67,25 @@ def interpolation(raw: bytes, count: int) -> tuple[np.ndarray, np.ndarray]:
     steps = (np.arange(GRID) + 0.5) / GRID * 2 * REACH - REACH
     x, y = np.meshgrid(steps, -steps)
     points = np.stack([x.ravel(), y.ravel()], 1)
-    spline = RBFInterpolator(placed, np.eye(len(placed)), kernel="thin_plate_spline")
-    return flat.astype(np.float32).ravel(), spline(points).astype(np.float32).ravel()
+    return flat.astype(np.float32).ravel(), thin_plate(placed, points).astype(np.float32).ravel()
+
+
+def thin_plate(placed: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The matrix (P, N) from values at ``placed`` (N, 2) to the spline's values at ``points``.
+
+    f(p) = sum_i w_i |p - p_i|² log |p - p_i| + a + b·p through all values, with the least bending
+    (Duchon 1977). scipy.interpolate.RBFInterpolator gives the same, but importing it would take
+    the home page longer than all the rest.
+    """
+
+    def bend(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        square = ((a[:, None] - b[None]) ** 2).sum(-1)
+        return 0.5 * square * np.log(np.where(square > 0, square, 1.0))
+
+    count = len(placed)
+    plane, plane_of_points = (np.c_[np.ones(len(p)), p] for p in (placed, points))
+    system = np.zeros((count + 3, count + 3))
+    system[:count, :count] = bend(placed, placed)
+    system[:count, count:], system[count:, :count] = plane, plane.T
+    weights = np.linalg.solve(system, np.eye(count + 3, count))
+    return np.c_[bend(points, placed), plane_of_points] @ weights
