@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from crossfuse.encoders.image import MEAN, SCALE, EfficientNetLite, load_image_encoder
 from crossfuse.encoders.proposer import CHANNELS, REGIONS, ProposerConfig, RegionProposer
+from crossfuse.encoders.tuned import SPLIT, ImageTail, tuned_tail
 from crossfuse.errors import CrossfuseError
 from crossfuse.geometry import Regions
 from crossfuse.weights import load_weights
@@ -155,13 +156,22 @@ class RegionSet:
 
 
 class RegionEncoder(nn.Module):
-    """Photographs -> regions of one kind, with features of the frozen image encoder."""
+    """Photographs -> regions of one kind, with features of the image encoder.
+
+    Boxes are found in the maps of the published encoder; ``tail``, where given, is the upper part
+    with tuned weights from whose maps their features are pooled.
+    """
 
     size = FEATURES
 
-    def __init__(self, network: EfficientNetLite, proposer: RegionProposer) -> None:
+    def __init__(
+        self,
+        network: EfficientNetLite,
+        proposer: RegionProposer,
+        tail: ImageTail | None = None,
+    ) -> None:
         super().__init__()
-        self.network, self.proposer = network, proposer
+        self.network, self.proposer, self.tail = network, proposer, tail
         self.eval()
         self.requires_grad_(False)
 
@@ -194,10 +204,16 @@ class RegionEncoder(nn.Module):
         if not set(kinds) <= set(KINDS):
             raise CrossfuseError(f"Regions are {', '.join(KINDS)}, not {', '.join(kinds)}.")
         maps = self.maps(photos)
-        return {kind: self._regions(photos, maps, kind, count) for kind in kinds}
+        seen = maps if self.tail is None else self.tail(maps[SPLIT])
+        return {kind: self._regions(photos, maps, seen, kind, count) for kind in kinds}
 
     def _regions(
-        self, photos: Sequence[np.ndarray], maps: dict[int, Tensor], kind: str, count: int
+        self,
+        photos: Sequence[np.ndarray],
+        maps: dict[int, Tensor],
+        seen: dict[int, Tensor],
+        kind: str,
+        count: int,
     ) -> list[RegionSet]:
         device = maps[32].device
         if kind == "proposals":
@@ -211,7 +227,7 @@ class RegionEncoder(nn.Module):
             if not len(own):
                 own = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=device)
                 notes = ("No region was proposed; the whole photograph is the only region.",)
-            here = {stride: values[row : row + 1] for stride, values in maps.items()}
+            here = {stride: values[row : row + 1] for stride, values in seen.items()}
             features = pool_regions(here, own[None])[0]
             size = (photo.shape[1], photo.shape[0])
             sets.append(RegionSet(features.cpu(), own.cpu(), size, kind, notes))
@@ -236,12 +252,16 @@ def squashed(photo: np.ndarray) -> np.ndarray:
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
 
-def load_region_encoder(weights: str = "regions", device: str = "cpu") -> RegionEncoder:
-    """EfficientNet-Lite2 and the proposer with its trained weights."""
+def load_region_encoder(
+    weights: str = "regions", device: torch.device | str = "cpu", tuned: str = ""
+) -> RegionEncoder:
+    """EfficientNet-Lite2 and the proposer; features by the upper part of the weights ``tuned``."""
     state, card = load_weights(weights)
     proposer = RegionProposer(ProposerConfig.from_dict(card["config"]))
     proposer.load_state_dict(state, strict=True)
-    return RegionEncoder(load_image_encoder("lite2").network, proposer).to(device)
+    network = load_image_encoder("lite2").network
+    tail = tuned_tail(network, load_weights(tuned)[0]) if tuned else None
+    return RegionEncoder(network, proposer, tail).to(device)
 
 
 def read_region_features(file: BinaryIO | bytes, size: int) -> RegionSet:

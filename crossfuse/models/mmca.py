@@ -40,7 +40,11 @@ from crossfuse.errors import CrossfuseError
 
 @dataclass(frozen=True)
 class MMCAConfig:
-    """Sizes and choices. ``regions``/``words`` name the encoders the features come from."""
+    """Sizes and choices. ``regions``/``words`` name the encoders the features come from.
+
+    ``tuned`` names the weights of encoders that were trained together with the model
+    (:mod:`crossfuse.encoders.tuned`); without it they are as published.
+    """
 
     region_size: int = 1448
     word_size: int = 768
@@ -59,6 +63,7 @@ class MMCAConfig:
     box_position: bool = True
     regions: str = "proposals"
     words: str = "minilm"
+    tuned: str = ""
 
     def __post_init__(self) -> None:
         if self.width % self.heads:

@@ -1,8 +1,10 @@
 """``crossfuse train mmca``, ``crossfuse evaluate mmca``: from a data folder to weights and figures.
 
-Training runs through five steps, each kept in the work folder and taken up where it stopped:
-feature maps of all photographs, token states of all sentences, the region proposer, region
-features, and the matching model itself (:mod:`crossfuse.training.mmca_trainer`).
+On a GPU (``--device cuda``) training starts from pixels and goes on into the encoders
+(:mod:`crossfuse.training.mmca_pixels`). On a CPU it runs over features of the published encoders in
+five steps, each kept in the work folder and taken up where it stopped: feature maps of all
+photographs, token states of all sentences, the region proposer, region features, and the matching
+model itself. Both share :mod:`crossfuse.training.mmca_trainer`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from crossfuse.errors import CrossfuseError
 from crossfuse.models.mmca import MMCA, MMCAConfig
 from crossfuse.training.mmca_cache import FeatureCache, cache_maps, cache_regions, cache_text
 from crossfuse.training.mmca_evaluation import (
+    choose_alpha,
     encode_split,
     full_figures,
     grounding_figures,
@@ -40,9 +43,11 @@ from crossfuse.training.mmca_evaluation import (
     retrieval_figures,
 )
 from crossfuse.training.mmca_regions import anchor_shapes, train_proposer
+from crossfuse.training.mmca_sources import CachedSource, RegionMix
 from crossfuse.training.mmca_trainer import Recipe, Trainer
+from crossfuse.training.mmca_variants import ALPHAS, VARIANTS, Stock, run, split_rows
 
-COMMAND = "crossfuse train mmca --data DIR --work DIR"
+COMMAND = "crossfuse train mmca --data DIR --work DIR --device cuda"
 LICENCE = (
     "Learnt from Flickr8k photographs and Flickr30K Entities annotations: for non-commercial "
     "research and teaching."
@@ -55,8 +60,13 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=Path, default=None, help="where to write the weights")
     parser.add_argument("--name", default="mmca", help="name of the checkpoint and of the weights")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--mirror", action="store_true", help="train on mirrored photographs too")
+    parser.add_argument(
+        "--device", default="cpu",
+        help="cuda trains from pixels, encoders included; cpu trains over features cached once",
+    )  # fmt: skip
+    parser.add_argument("--mirror", action="store_true", help="cpu: mirrored photographs too")
     parser.add_argument("--proposer-epochs", type=int, default=18)
+    parser.add_argument("--variant", choices=tuple(VARIANTS), default="whole", help="from pixels")
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=JSON", help="a field of the recipe"
     )
@@ -67,6 +77,42 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     """Run or take up a training, then write the weights with their card."""
+    device = torch.device(arguments.device)
+    if device.type != "cpu":
+        _train_from_pixels(arguments, device)
+    else:
+        _train_from_cache(arguments)
+    folder = arguments.weights or weights.WEIGHTS
+    _say(f"weights written to {folder}; measure them with: crossfuse evaluate mmca")
+
+
+def _train_from_pixels(arguments: argparse.Namespace, device: torch.device) -> None:
+    photos = read_pack(arguments.data)
+    stock = Stock.read(arguments.data, photos, load_region_encoder().proposer, device, _say)
+    recipe = replace(Recipe.on_gpu(), seed=arguments.seed)
+    recipe = replace(recipe, **_assignments(arguments.set, Recipe))
+    config = replace(MMCAConfig.small(), **_assignments(arguments.model, MMCAConfig))
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    trainer = run(
+        stock, _rows(photos, "train"), recipe, config, VARIANTS[arguments.variant], _say,
+        arguments.work / f"{arguments.name}.pt",
+    )  # fmt: skip
+    save_tuned(trainer, arguments.name, arguments.weights or weights.WEIGHTS)
+
+
+def save_tuned(trainer: Trainer, name: str, folder: Path) -> None:
+    """Write the averaged model and encoders as ``name`` and ``name``_encoders."""
+    assert trainer.average_encoders is not None
+    model, tuned = trainer.average, f"{name}_encoders"
+    model.config = replace(model.config, tuned=tuned)
+    card = {"licence": LICENCE, "command": COMMAND}
+    about = {"model": "mmca", "config": model.config.to_dict()}
+    weights.save_weights(name, model, card | about, folder=folder, half=True)
+    changed = trainer.average_encoders.changed()
+    weights.save_weights(tuned, changed, card | {"model": tuned}, folder=folder, half=True)
+
+
+def _train_from_cache(arguments: argparse.Namespace) -> None:
     photos = read_pack(arguments.data)
     work, root = arguments.work, arguments.work / "cache"
     rows = _rows(photos, "train")
@@ -82,20 +128,25 @@ def train(arguments: argparse.Namespace) -> None:
             cache_regions(root, kind, encoder, flip)
     recipe = replace(Recipe(seed=arguments.seed), **_assignments(arguments.set, Recipe))
     config = replace(MMCAConfig.small(), **_assignments(arguments.model, MMCAConfig))
-    trainer = Trainer(FeatureCache(root), rows, config, recipe)
+    cache = FeatureCache(root)
+    learnt, held_out = split_rows(rows, recipe.held_out)
+    source = CachedSource(cache, RegionMix(recipe.regions), recipe.longest)
+    trainer = Trainer(source, learnt, config, recipe)
     checkpoint = work / f"{arguments.name}.pt"
     if checkpoint.exists():
         trainer.resume(checkpoint)
         _say(f"taken up after epoch {trainer.epoch}")
-    while trainer.epoch < recipe.epochs:
+    while trainer.progress < 1.0:
         trainer.run_epoch(_say)
         trainer.save(checkpoint)
+    encoded = encode_split(trainer.average, cache, held_out, KINDS[0])
+    alpha = choose_alpha(trainer.average, encoded, (20, 10), ALPHAS)
+    config = replace(config, alpha=alpha)
     folder = arguments.weights or weights.WEIGHTS
     card = {"model": "mmca", "config": config.to_dict(), "licence": LICENCE, "command": COMMAND}
     weights.save_weights(arguments.name, trainer.average, card, folder=folder, half=True)
     card = {"model": "regions", "config": proposer.config.to_dict(), "licence": LICENCE}
     weights.save_weights("regions", proposer, card, folder=folder, half=True)
-    _say(f"weights written to {folder}; measure them with: crossfuse evaluate mmca")
 
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:

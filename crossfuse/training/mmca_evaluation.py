@@ -44,7 +44,7 @@ class Encoded:
     def separable(self) -> np.ndarray:
         """(N, 5 N) i0 . c0."""
         product = self.images.embedding @ self.sentences.embedding.T
-        return product.numpy()
+        return product.cpu().numpy()
 
 
 def captions_of(rows: np.ndarray) -> np.ndarray:
@@ -58,15 +58,16 @@ def encode_split(
 ) -> Encoded:
     """Both branches over a split; regions of ``kind``."""
     images, boxes, sentences = [], [], []
+    device = model.feature_mean.device
     for start in range(0, len(rows), chunk):
         features, own = cache.regions(rows[start : start + chunk], kind)
-        images.append(model.encode_images(features, own))
-        boxes.append(own)
+        images.append(model.encode_images(features.to(device), own.to(device)))
+        boxes.append(own.to(device))
     captions = captions_of(rows)
     longest = int((cache.offset[captions + 1] - cache.offset[captions]).max())
     for start in range(0, len(captions), 5 * chunk):
         words, mask = cache.words(captions[start : start + 5 * chunk])
-        states = model.encode_sentences(words, mask)
+        states = model.encode_sentences(words.to(device), mask.to(device))
         short = longest - mask.shape[1]
         sentences.append(
             SentenceStates(
@@ -97,23 +98,25 @@ def score_pairs(
     encoded: Encoded,
     images: np.ndarray,
     captions: np.ndarray,
-    chunk: int = 500,
+    chunk: int = 0,
     half: bool = True,
 ) -> np.ndarray:
-    """i1 . c1 of given pairs (P,); sentences of like length share a batch.
+    """i1 . c1 of given pairs (P,); sentences of like length share a batch (of ``chunk`` pairs).
 
     ``half``: the unit runs in bfloat16, where the score's error is about 0.002.
     """
-    lengths = encoded.sentences.mask.sum(1).numpy()[captions]
+    device = encoded.boxes.device
+    chunk = chunk or (500 if device.type == "cpu" else 8192)
+    lengths = encoded.sentences.mask.sum(1).cpu().numpy()[captions]
     order, crossed = np.argsort(lengths, kind="stable"), np.zeros(len(images), np.float32)
     for start in range(0, len(order), chunk):
         some = order[start : start + chunk]
         longest = int(lengths[some[-1]])
-        text = encoded.sentences.take(torch.from_numpy(captions[some]))
+        text = encoded.sentences.take(torch.from_numpy(captions[some]).to(device))
         text = SentenceStates(text.tokens[:, :longest], text.mask[:, :longest], text.embedding)
-        picture = encoded.images.take(torch.from_numpy(images[some]))
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            crossed[some] = model.cross(picture, text).crossed.float().numpy()
+        picture = encoded.images.take(torch.from_numpy(images[some]).to(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            crossed[some] = model.cross(picture, text).crossed.float().cpu().numpy()
     return crossed
 
 
@@ -139,6 +142,14 @@ def retrieval_figures(
         both = rerank(separable, again, shortlist)
         found[f"alpha_{alpha}"] = two_way_recalls(both[0], both[1])
     return found
+
+
+def choose_alpha(
+    model: MMCA, encoded: Encoded, shortlist: tuple[int, int], alphas: Sequence[float]
+) -> float:
+    """The weight of i1 . c1 with the best mean recall of a split that is not reported."""
+    figures = retrieval_figures(model, encoded, shortlist, alphas)
+    return max(alphas, key=lambda alpha: figures[f"alpha_{alpha}"]["mean_recall"])
 
 
 def phrases_of(
@@ -172,16 +183,17 @@ def word_region_maps(
 ) -> dict[int, np.ndarray]:
     """Word -> region block of the first cross map of true pairs: caption -> (heads, n, k)."""
     maps: dict[int, np.ndarray] = {}
+    device = encoded.boxes.device
     for start in range(0, len(captions), chunk):
         some = captions[start : start + chunk]
         out = model.cross(
-            encoded.images.take(torch.from_numpy(some // PER_IMAGE)),
-            encoded.sentences.take(torch.from_numpy(some)),
+            encoded.images.take(torch.from_numpy(some // PER_IMAGE).to(device)),
+            encoded.sentences.take(torch.from_numpy(some).to(device)),
             Want.everything(),
         )
         k = encoded.boxes.shape[1]
         block = next(m for m in out.maps if m.stage == "cross").weights[:, :, k:, :k]
-        maps.update(zip(some.tolist(), block.numpy().astype(np.float16), strict=True))
+        maps.update(zip(some.tolist(), block.half().cpu().numpy(), strict=True))
     return maps
 
 
@@ -198,7 +210,7 @@ def grounding_figures(
     """Pointing game and the rest, for the map and for pointing without one."""
     captions = np.unique([phrase.caption for phrase in phrases])
     maps = word_region_maps(model, encoded, captions)
-    boxes = encoded.boxes.numpy()
+    boxes = encoded.boxes.cpu().numpy()
     regions = [boxes[phrase.image] for phrase in phrases]
     rows = [phrase_map(maps[phrase.caption], phrase.pieces, heads) for phrase in phrases]
     return {

@@ -1,19 +1,21 @@
-"""Training of MMCA on captioned photographs, from cached features of frozen encoders.
+"""Training of MMCA on captioned photographs.
 
-Two phases, one optimiser:
+One optimiser, terms that join one after the other (as shares of the run):
 
-* **separable**: symmetric InfoNCE (van den Oord et al., 2018) on i0 . c0, some captions a photo,
-  partly with soft targets from the text encoder's likeness of captions,
-  and the word-region term: InfoNCE on the mean over words of the best region's score, where the
-  score is the word -> region attention score of the cross unit (:meth:`MMCA.alignment`). Boxes of
-  phrases are never used here: alignment is learnt from which sentence belongs to which photo.
-* **joint**: in addition the paper's hinge loss with the hardest negatives, on S(I, T), and a
-  cross-entropy over the same candidates. Exact mining would run the cross unit on B x B pairs;
-  here i0 . c0 chooses the negatives, and the unit runs on B positives and 2 K B negatives.
+* from the start: symmetric InfoNCE (van den Oord et al., 2018) on i0 . c0, some captions a photo,
+  partly with soft targets from the text encoder's likeness of captions, and the word-region term:
+  InfoNCE on the mean over words of the best region's score, where the score is the word -> region
+  attention score of the cross unit (:meth:`MMCA.alignment`). Boxes of phrases are never used here:
+  alignment is learnt from which sentence belongs to which photo;
+* from ``joint_from``: the paper's hinge loss with the hardest negatives and a cross-entropy over
+  the same candidates, on S(I, T) and on i1 . c1 alone. Exact mining would run the cross unit on
+  B x B pairs; here i0 . c0 chooses the negatives: the unit runs on B positives and 2 K B negatives;
+* from ``tune_from``: the encoders, at a low rate, where the source lets them be trained.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -27,278 +29,243 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossfuse.data.captions import PER_IMAGE
-from crossfuse.encoders.proposer import REGIONS
-from crossfuse.models.mmca import MMCA, ImageStates, MMCAConfig, SentenceStates
-from crossfuse.training.mmca_cache import FeatureCache
+from crossfuse.models.mmca import MMCA, MMCAConfig
+from crossfuse.training.mmca_losses import (
+    Temperatures,
+    contrast,
+    inner_words,
+    joint_loss,
+    word_region_score,
+)
+from crossfuse.training.mmca_sources import Source, Views
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run; the rate falls linearly to zero over the last ``decay_epochs``.
+    """One training run. Fields named ``..._from`` are shares of it, 0...1.
 
     A step sees ``regions`` of the 36 regions, drawn anew, and sentences cut to ``longest`` pieces:
-    a third of the arithmetic, and a strong regulariser.
+    a third of the arithmetic, and a strong regulariser. With ``seconds`` the run lasts that long
+    by the clock instead of ``epochs``.
     """
 
     batch: int = 200
     captions: int = 2
     regions: int = 16
     longest: int = 22
+    side: int = 256
     rate: float = 1.5e-3
+    image_rate: float = 2e-4
+    text_rate: float = 5e-5
     weight_decay: float = 0.1
     warmup: int = 60
-    separable_epochs: int = 4
-    joint_epochs: int = 20
-    decay_epochs: int = 10
-    region_kinds: tuple[str, ...] = ("proposals", "multiscale", "cells")
-    region_odds: tuple[float, ...] = (0.65, 0.2, 0.15)
+    epochs: int = 24
+    seconds: float = 0.0
+    tune_from: float = 0.1
+    joint_from: float = 0.15
+    decay_from: float = 0.5
     drop_words: float = 0.15
     drop_regions: float = 0.05
     soft: float = 0.4
     soft_temperature: float = 0.05
     alignment: float = 0.5
     alignment_batch: int = 100
+    joint: float = 1.0
     margin: float = 0.2
     negatives: int = 2
     cross_batch: int = 64
     joint_every: int = 4
     ema: float = 0.99
+    held_out: int = 500
     seed: int = 0
 
-    @property
-    def epochs(self) -> int:
-        return self.separable_epochs + self.joint_epochs
+    @classmethod
+    def on_gpu(cls) -> Recipe:
+        """Larger batches, more negatives, and the cross unit in every step."""
+        return cls(
+            batch=256, captions=3, regions=24, alignment_batch=256, negatives=12, cross_batch=256,
+            joint_every=1,
+        )  # fmt: skip
 
+    def factor(self, progress: float, step: int) -> float:
+        """Of the rates: warm-up, stable, then a cosine down to zero."""
+        if progress <= self.decay_from:
+            return min(1.0, (step + 1) / self.warmup)
+        rest = min(1.0, (progress - self.decay_from) / (1.0 - self.decay_from))
+        return min(1.0, (step + 1) / self.warmup) * 0.5 * (1.0 + math.cos(math.pi * rest))
 
-class Temperatures(nn.Module):
-    """Learnt inverse temperatures (log) of the contrastive terms; used in training only."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.separable = nn.Parameter(torch.tensor(math.log(20.0)))
-        self.alignment = nn.Parameter(torch.tensor(math.log(20.0)))
-        self.pair = nn.Parameter(torch.tensor(math.log(20.0)))
-
-    def of(self, name: str) -> Tensor:
-        return getattr(self, name).clamp(max=math.log(80.0)).exp()
-
-
-def contrast(
-    log_odds: Tensor, per_image: int, likeness: Tensor | None = None, soft: float = 0.0
-) -> Tensor:
-    """InfoNCE both ways. log_odds: (B, B * per_image), captions of one image side by side.
-
-    Image -> caption: each of an image's captions against all captions of other images.
-
-    ``likeness`` (B, B * per_image): how well each caption would do for each image, judged by text
-    alone. With ``soft`` > 0 that share of the target is its softmax, so that a caption which could
-    as well be of another photograph is not pushed away from it.
-    """
-    images = len(log_odds)
-    log_odds = log_odds.float()
-    target = torch.arange(images).repeat_interleave(per_image)
-    to_image = F.cross_entropy(log_odds.T, target)
-    own = target[None] == torch.arange(images)[:, None]
-    others = log_odds.masked_fill(own, -torch.inf).logsumexp(1)
-    positive = log_odds[own].view(images, per_image)
-    to_caption = (torch.logaddexp(others[:, None], positive) - positive).mean()
-    hard = (to_image + to_caption) / 2
-    if likeness is None or not soft:
-        return hard
-    softened = F.cross_entropy(log_odds.T, likeness.T.softmax(1))
-    softened = softened + F.cross_entropy(log_odds, likeness.softmax(1))
-    return (1.0 - soft) * hard + soft * softened / 2
-
-
-def word_region_score(scores: Tensor, mask: Tensor) -> Tensor:
-    """Mean over real words of the best region's score: (B, n, C, k), (B, n) -> (C, B)."""
-    best = scores.amax(-1)
-    weights = mask.to(best.dtype)[..., None]
-    return ((best * weights).sum(1) / weights.sum(1).clamp(min=1)).T
-
-
-def hard_negatives(similarity: Tensor, count: int, own: Tensor) -> Tensor:
-    """For each row, ``count`` columns drawn from its 2 * count best columns that are not own.
-
-    similarity: (B, B); own: (B, B) bool, True = a true pair. Returns (B, count).
-    """
-    best = similarity.masked_fill(own, -torch.inf).topk(2 * count, dim=1).indices
-    draw = torch.rand(best.shape).argsort(1)[:, :count]
-    return best.gather(1, draw)
-
-
-def joint_loss(
-    model: MMCA,
-    images: ImageStates,
-    sentences: SentenceStates,
-    inverse_temperature: Tensor,
-    recipe: Recipe,
-) -> tuple[Tensor, float]:
-    """Hinge with the hardest negative, and cross-entropy, of S over shortlisted candidates.
-
-    Row i of ``images`` belongs to row i of ``sentences``. Returns the loss and the share of rows
-    whose true pair beats all its candidates.
-    """
-    count, negatives = len(images.tokens), recipe.negatives
-    with torch.no_grad():
-        separable = images.embedding.float() @ sentences.embedding.float().T
-        own = torch.eye(count, dtype=torch.bool)
-        captions = hard_negatives(separable, negatives, own)
-        photos = hard_negatives(separable.T, negatives, own)
-    here = torch.arange(count)
-    rows = here.repeat_interleave(negatives)
-    image_index = torch.cat([here, rows, photos.flatten()])
-    sentence_index = torch.cat([here, captions.flatten(), rows])
-    out = model.cross(images.take(image_index), sentences.take(sentence_index))
-    pair, crossed = out.similarity.float(), out.crossed.float()
-    loss, wins = pair.new_zeros(()), 0.0
-    for scores, weight in ((pair, 1.0), (crossed, 0.5)):
-        positive = scores[:count]
-        for part in scores[count:].view(2, count, negatives):
-            hinge = (recipe.margin - positive + part.amax(1)).clamp(min=0).mean()
-            table = torch.cat([positive[:, None], part], 1) * inverse_temperature
-            entropy = F.cross_entropy(table, torch.zeros(count, dtype=torch.long))
-            loss = loss + weight * (hinge + 0.5 * entropy)
-            if weight == 1.0:
-                wins += float((table.argmax(1) == 0).float().mean()) / 2
-    return loss, wins
-
-
-def learning_rate(recipe: Recipe, steps_an_epoch: int, step: int) -> float:
-    """Warm-up, stable, linear decay; as a factor of ``recipe.rate``."""
-    total, decay = recipe.epochs * steps_an_epoch, recipe.decay_epochs * steps_an_epoch
-    return max(0.0, min(1.0, (step + 1) / recipe.warmup, (total - step) / max(1, decay)))
+    def tuning(self, progress: float) -> float:
+        """Of the encoders' rates: zero until ``tune_from``, then up within a twentieth."""
+        return min(1.0, max(0.0, (progress - self.tune_from) / 0.05))
 
 
 class Trainer:
-    """Everything a run needs to go on: model, averaged model, optimiser, position."""
+    """Everything a run needs to go on: model, encoders, their averages, optimiser, position."""
 
-    def __init__(self, cache: FeatureCache, rows: np.ndarray, config: MMCAConfig, recipe: Recipe):
-        self.cache, self.rows, self.recipe = cache, rows, recipe
+    def __init__(self, source: Source, rows: np.ndarray, config: MMCAConfig, recipe: Recipe):
+        self.source, self.rows, self.recipe = source, rows, recipe
         torch.manual_seed(recipe.seed)
-        self.model, self.average = MMCA(config), MMCA(config).requires_grad_(False)
-        self.temperatures = Temperatures()
-        self.means = sentence_means(cache)
-        self.epoch = 0
-        groups = [*self.model.parameters(), *self.temperatures.parameters()]
-        self.optimiser = torch.optim.AdamW(
-            groups, recipe.rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
-        )
-        mean, scale = feature_statistics(cache, rows, recipe.region_kinds)
+        self.model = MMCA(config).to(source.device)
+        self.temperatures = Temperatures().to(source.device)
+        self.epoch, self.step, self.elapsed = 0, 0, 0.0
+        groups = [
+            {
+                "params": [*self.model.parameters(), *self.temperatures.parameters()],
+                "rate": recipe.rate,
+                "weight_decay": recipe.weight_decay,
+            }
+        ]
+        encoders = source.encoders
+        for part, rate in (("image", recipe.image_rate), ("text", recipe.text_rate)):
+            tuned = [] if encoders is None else list(getattr(encoders, part).parameters())
+            tuned = [parameter for parameter in tuned if parameter.requires_grad]
+            if tuned:
+                groups.append({"params": tuned, "rate": rate, "weight_decay": 1e-2, "tuned": True})
+        self.trained = [p for group in groups for p in group["params"]]
+        self.optimiser = torch.optim.AdamW(groups, recipe.rate, betas=(0.9, 0.98))
+        mean, scale = source.statistics(rows)
         self.model.feature_mean.copy_(mean)
         self.model.feature_scale.copy_(scale)
-        self.average.load_state_dict(self.model.state_dict())
+        self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
+        self.average_encoders = copy.deepcopy(encoders)
+        if self.average_encoders is not None:
+            self.average_encoders.requires_grad_(False)
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, 0...1."""
+        recipe = self.recipe
+        done = self.elapsed / recipe.seconds if recipe.seconds else self.epoch / recipe.epochs
+        return min(1.0, done)
 
     def run_epoch(self, log: Callable[[str], None]) -> None:
         recipe = self.recipe
         rng = np.random.default_rng((recipe.seed, self.epoch))
         torch.manual_seed(recipe.seed * 1000 + self.epoch)
-        joint = self.epoch >= recipe.separable_epochs
         order = rng.permutation(self.rows)
         steps = len(order) // recipe.batch
-        sums = dict.fromkeys(("separable", "alignment", "joint", "wins"), 0.0)
+        sums: dict[str, Tensor] = {}
         self.model.train()
-        start = time.time()
+        start, before = time.time(), self.elapsed
         for step in range(steps):
+            within = 1.0 / recipe.epochs * step / steps
+            progress = self.progress + (0.0 if recipe.seconds else within)
+            self._set_rates(progress)
             rows = order[step * recipe.batch : (step + 1) * recipe.batch]
-            factor = learning_rate(recipe, steps, self.epoch * steps + step)
-            for group in self.optimiser.param_groups:
-                group["lr"] = recipe.rate * factor
-            with torch.autocast("cpu", torch.bfloat16):
-                loss, parts = self._loss(rows, rng, joint and step % recipe.joint_every == 0)
+            with torch.autocast(self.source.device.type, torch.bfloat16):
+                loss, parts = self._loss(rows, rng, progress)
             self.optimiser.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)
+            nn.utils.clip_grad_norm_(self.trained, 2.0)
             self.optimiser.step()
-            self._update_average(self.epoch * steps + step)
+            self._update_average()
             for name, value in parts.items():
-                sums[name] += value / steps
-            if not math.isfinite(float(loss.detach())):
-                raise FloatingPointError(f"the loss is not finite: epoch {self.epoch}, {parts}")
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value / steps
+            self.step += 1
+            if recipe.seconds and step % 4 == 3:
+                loss.item()  # the clock must not run ahead of the device
+                self.elapsed = before + time.time() - start
+        told = {name: float(value) for name, value in sums.items()}
+        self.elapsed = before + time.time() - start
         self.epoch += 1
-        told = ", ".join(f"{name} {value:.3f}" for name, value in sums.items())
-        log(f"epoch {self.epoch}/{recipe.epochs}: {told}; {time.time() - start:.0f} s")
+        if not all(math.isfinite(value) for value in told.values()):
+            raise FloatingPointError(f"the loss is not finite: epoch {self.epoch - 1}, {told}")
+        parts_told = ", ".join(f"{name} {value:.3f}" for name, value in told.items())
+        length = f"{recipe.seconds:.0f} s" if recipe.seconds else str(recipe.epochs)
+        log(f"epoch {self.epoch}/{length}: {parts_told}; {time.time() - start:.1f} s")
+
+    def _set_rates(self, progress: float) -> None:
+        factor, tuning = self.recipe.factor(progress, self.step), self.recipe.tuning(progress)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["rate"] * factor * (tuning if group.get("tuned") else 1.0)
 
     def _loss(
-        self, rows: np.ndarray, rng: np.random.Generator, joint: bool
-    ) -> tuple[Tensor, dict[str, float]]:
-        recipe, model = self.recipe, self.model
-        regions, boxes = self._read_regions(rows, rng)
-        region_mask = torch.rand(regions.shape[:2]) >= recipe.drop_regions
-        region_mask[:, 0] = True
-        images = model.encode_images(regions, boxes, region_mask)
+        self, rows: np.ndarray, rng: np.random.Generator, progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        recipe, model, source = self.recipe, self.model, self.source
+        tune = recipe.tuning(progress) > 0
+        views = source.images(rows, rng, tune)
+        images = model.encode_images(views.features, views.boxes, self._kept(views))
         which = np.argsort(rng.random((len(rows), PER_IMAGE)), axis=1)[:, : recipe.captions]
-        words, mask = self.cache.words((rows[:, None] * PER_IMAGE + which).ravel(), recipe.longest)
-        kept = torch.rand(mask.shape) >= recipe.drop_words
+        captions = (rows[:, None] * PER_IMAGE + which).ravel()
+        mirrored = views.mirrored.repeat_interleave(recipe.captions)
+        words, mask = source.words(captions, mirrored, tune)
+        kept = torch.rand(mask.shape, device=mask.device) >= recipe.drop_words
         kept[:, 0] = True
         sentences = model.encode_sentences(words, mask & kept)
         similarity = images.embedding.float() @ sentences.embedding.float().T
-        separable = contrast(
+        loss = contrast(
             similarity * self.temperatures.of("separable"),
             recipe.captions,
-            self._likeness(rows, which),
+            self._likeness(rows, captions) if recipe.soft else None,
             recipe.soft,
         )
-        loss, parts = separable, {"separable": float(separable.detach())}
+        parts = {"separable": loss.detach()}
         if recipe.alignment:
-            few = torch.arange(min(recipe.alignment_batch, len(rows)))
+            few = torch.arange(min(recipe.alignment_batch, len(rows)), device=mask.device)
             some = sentences.take(few * recipe.captions)
             score = word_region_score(model.alignment(images.take(few), some), inner_words(some))
             aligned = contrast(score.float() * self.temperatures.of("alignment"), 1)
             loss = loss + recipe.alignment * aligned
-            parts["alignment"] = float(aligned.detach())
-        if joint:
-            few = torch.arange(min(recipe.cross_batch, len(rows)))
+            parts["alignment"] = aligned.detach()
+        parts |= {"joint": torch.zeros_like(loss), "wins": torch.zeros_like(loss)}
+        if recipe.joint and progress >= recipe.joint_from and not self.step % recipe.joint_every:
+            few = torch.arange(min(recipe.cross_batch, len(rows)), device=mask.device)
             pair, wins = joint_loss(
                 model,
                 images.take(few),
                 sentences.take(few * recipe.captions + recipe.captions - 1),
                 self.temperatures.of("pair"),
-                recipe,
+                recipe.negatives,
+                recipe.margin,
             )
-            loss = loss + pair
-            parts |= {"joint": float(pair.detach()), "wins": wins}
+            loss = loss + recipe.joint * pair
+            parts |= {"joint": pair.detach(), "wins": wins}
         return loss, parts
 
-    def _likeness(self, rows: np.ndarray, which: np.ndarray) -> Tensor:
-        """(B, B * captions): cosine of each caption with the mean caption of each image."""
-        captions = self.means[(rows[:, None] * PER_IMAGE + which).ravel()]
-        groups = rows[:, None] * PER_IMAGE + np.arange(PER_IMAGE)
-        images = F.normalize(self.means[groups].mean(1), dim=-1)
-        return images @ captions.T / self.recipe.soft_temperature
+    def _kept(self, views: Views) -> Tensor:
+        """The mask with some regions left out; never all of them."""
+        kept = torch.rand(views.mask.shape, device=views.mask.device) >= self.recipe.drop_regions
+        kept[:, 0] = True
+        return views.mask & kept
 
-    def _read_regions(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        recipe, cache = self.recipe, self.cache
-        kinds = [kind for kind in recipe.region_kinds if cache.has_regions(kind)]
-        odds = np.array([recipe.region_odds[recipe.region_kinds.index(kind)] for kind in kinds])
-        kind = str(rng.choice(kinds, p=odds / odds.sum()))
-        only = np.sort(rng.permutation(REGIONS)[: recipe.regions])
-        features, boxes = cache.regions(rows, kind, only=only)
-        if cache.has_regions(kind, flip=True):
-            mirrored = rng.random(len(rows)) < 0.5
-            features[mirrored], boxes[mirrored] = cache.regions(
-                rows[mirrored], kind, flip=True, only=only
-            )
-        return features, boxes
+    def _likeness(self, rows: np.ndarray, captions: np.ndarray) -> Tensor:
+        """(B, B * captions): cosine of each caption with the mean caption of each image."""
+        means = self.source.means
+        groups = torch.from_numpy(rows[:, None] * PER_IMAGE + np.arange(PER_IMAGE))
+        images = F.normalize(means[groups.to(means.device)].mean(1), dim=-1)
+        chosen = means[torch.from_numpy(captions).to(means.device)]
+        return images @ chosen.T / self.recipe.soft_temperature
 
     @torch.no_grad()
-    def _update_average(self, step: int) -> None:
-        keep = min(self.recipe.ema, (1 + step) / (10 + step))
-        for averaged, current in zip(
-            self.average.parameters(), self.model.parameters(), strict=True
-        ):
-            averaged.lerp_(current, 1.0 - keep)
+    def _update_average(self) -> None:
+        keep = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        pairs: list[tuple[nn.Module, nn.Module]] = [(self.average, self.model)]
+        if self.average_encoders is not None and self.source.encoders is not None:
+            pairs.append((self.average_encoders, self.source.encoders))
+        averaged, current = [], []
+        for slow, fast in pairs:
+            for ours, theirs in zip(slow.parameters(), fast.parameters(), strict=True):
+                if theirs.requires_grad:
+                    averaged.append(ours)
+                    current.append(theirs.detach())
+        torch._foreach_lerp_(averaged, current, 1.0 - keep)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint from which training goes on exactly (epochs are the unit)."""
+        encoders = self.source.encoders
         part = path.with_suffix(".part")
         torch.save(
             {
                 "config": self.model.config.to_dict(),
                 "recipe": asdict(self.recipe),
-                "epoch": self.epoch,
+                "position": (self.epoch, self.step, self.elapsed),
                 "model": self.model.state_dict(),
                 "average": self.average.state_dict(),
+                "encoders": None if encoders is None else encoders.state_dict(),
+                "average_encoders": None
+                if self.average_encoders is None
+                else self.average_encoders.state_dict(),
                 "temperatures": self.temperatures.state_dict(),
                 "optimiser": self.optimiser.state_dict(),
             },
@@ -307,40 +274,12 @@ class Trainer:
         part.replace(path)
 
     def resume(self, path: Path) -> None:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-        self.epoch = state["epoch"]
+        state: dict[str, Any] = torch.load(path, map_location=self.source.device, weights_only=True)
+        self.epoch, self.step, self.elapsed = state["position"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
+        if self.source.encoders is not None and self.average_encoders is not None:
+            self.source.encoders.load_state_dict(state["encoders"])
+            self.average_encoders.load_state_dict(state["average_encoders"])
         self.temperatures.load_state_dict(state["temperatures"])
         self.optimiser.load_state_dict(state["optimiser"])
-
-
-def inner_words(sentences: SentenceStates) -> Tensor:
-    """The mask without [CLS] (first) and [SEP] (last real position)."""
-    mask = sentences.mask.clone()
-    mask[:, 0] = False
-    position = torch.arange(mask.shape[1])
-    last = torch.where(sentences.mask, position, -1).amax(1)
-    mask[torch.arange(len(mask)), last] = False
-    return mask
-
-
-def sentence_means(cache: FeatureCache) -> Tensor:
-    """Unit mean of the last layer over each caption's word pieces: (captions, 384)."""
-    means = np.stack(
-        [
-            cache.last_states(caption).astype(np.float32).mean(0)
-            for caption in range(len(cache.offset) - 1)
-        ]
-    )
-    return F.normalize(torch.from_numpy(means), dim=-1)
-
-
-def feature_statistics(
-    cache: FeatureCache, rows: np.ndarray, kinds: tuple[str, ...], sample: int = 600
-) -> tuple[Tensor, Tensor]:
-    """Mean and 1 / standard deviation of each region feature over a sample of photographs."""
-    kind = next(kind for kind in kinds if cache.has_regions(kind))
-    chosen = np.sort(rows[:: max(1, len(rows) // sample)])
-    features = cache.regions(chosen, kind)[0].flatten(0, 1)
-    return features.mean(0), 1.0 / features.std(0).clamp(min=1e-3)
