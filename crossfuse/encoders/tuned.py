@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from crossfuse.encoders.efficientnet_lite import EfficientNetLite
-from crossfuse.encoders.text import LAYERS, Bert, MiniLM
+from crossfuse.encoders.text import LAYERS, Bert, MiniLM, TextEncoder, load_text_encoder
 from crossfuse.errors import CrossfuseError
+from crossfuse.weights import load_weights
 
 SPLIT = 8
 TEXT_LAYERS = 2
@@ -121,3 +122,10 @@ def tuned_minilm(state: Mapping[str, Tensor]) -> MiniLM:
                 raise CrossfuseError(f"The tuned text encoder does not fit MiniLM: {key}.")
             encoder.bert.table[name].copy_(value)
     return encoder
+
+
+def load_words(name: str, tuned: str = "") -> TextEncoder:
+    """The text encoder ``name``; MiniLM with the layers of the weights ``tuned``, if given."""
+    if tuned and name == "minilm":
+        return tuned_minilm(load_weights(tuned)[0])
+    return load_text_encoder(name)

@@ -38,12 +38,13 @@ from crossfuse.encoders.regions import (
     load_region_encoder,
     read_region_features,
 )
-from crossfuse.encoders.text import Sentence, TextEncoder, load_text_encoder, pad_states
+from crossfuse.encoders.text import Sentence, TextEncoder, pad_states
+from crossfuse.encoders.tuned import load_words
 from crossfuse.engine.context import Context
 from crossfuse.engine.messages import Request, Result
 from crossfuse.errors import CrossfuseError
 from crossfuse.geometry import ImageGrid, Joined
-from crossfuse.models.mmca import MMCA, ImageStates, MMCAOutput
+from crossfuse.models.mmca import MMCA, ImageStates, MMCAConfig, MMCAOutput
 from crossfuse.trace import AttentionMap, Trace
 
 MAX_OTHERS, MAX_PHOTOS = 40, 200
@@ -140,12 +141,17 @@ def _model(request: Request, context: Context) -> MMCA:
     return cast(MMCA, context.model("mmca", None if weights is None else str(weights)))
 
 
-def _text_encoder(context: Context, name: str) -> TextEncoder:
-    return context.resource(("mmca", "text encoder", name), lambda: load_text_encoder(name))
+def _text_encoder(context: Context, config: MMCAConfig) -> TextEncoder:
+    name, tuned = config.words, config.tuned
+    return context.resource(
+        ("mmca", "text encoder", name, tuned), lambda: load_words(name, tuned)
+    )
 
 
-def _region_encoder(context: Context) -> RegionEncoder:
-    return context.resource(("mmca", "region encoder"), load_region_encoder)
+def _region_encoder(context: Context, tuned: str) -> RegionEncoder:
+    return context.resource(
+        ("mmca", "region encoder", tuned), lambda: load_region_encoder(tuned=tuned)
+    )
 
 
 def _image_side(request: Request, context: Context, model: MMCA, photo: object) -> ImageSide:
@@ -164,7 +170,8 @@ def _image_side(request: Request, context: Context, model: MMCA, photo: object) 
             regions = read_region_features(features, model.config.region_size)
         else:
             pixels, notes = _pixels(photo)
-            regions = _region_encoder(context).encode([pixels], kind)[0]
+            encoder = _region_encoder(context, model.config.tuned)
+            regions = encoder.encode([pixels], kind)[0]
         with torch.inference_mode():
             states = model.encode_images(
                 regions.features[None].to(context.device),
@@ -185,9 +192,10 @@ def _pixels(photo: object) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _sentence(context: Context, model: MMCA, text: str) -> Sentence:
-    encoder = _text_encoder(context, model.config.words)
+    config = model.config
+    encoder = _text_encoder(context, config)
     return context.resource(
-        ("mmca", "sentence", model.config.words, text), lambda: encoder.encode([text])[0]
+        ("mmca", "sentence", config.words, config.tuned, text), lambda: encoder.encode([text])[0]
     )
 
 

@@ -29,6 +29,7 @@ from crossfuse.encoders.image import load_image_encoder
 from crossfuse.encoders.proposer import ProposerConfig, RegionProposer
 from crossfuse.encoders.regions import KINDS, RegionEncoder, load_region_encoder
 from crossfuse.encoders.text import MiniLM, Sentence, pad_states
+from crossfuse.encoders.tuned import load_words
 from crossfuse.errors import CrossfuseError
 from crossfuse.models.mmca import MMCA, MMCAConfig
 from crossfuse.training.mmca_cache import FeatureCache, cache_maps, cache_regions, cache_text
@@ -155,6 +156,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default=None, help="name under assets/weights")
     parser.add_argument("--regions", choices=KINDS, default=KINDS[0])
     parser.add_argument("--limit", type=int, default=0, help="only the first N photographs")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument(
         "--shortlist", type=int, nargs=2, default=(50, 10), metavar=("CAPTIONS", "IMAGES"),
         help="candidates re-scored for each photograph and for each sentence",
@@ -172,8 +174,9 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     photos = photos[: arguments.limit or None]
     if not photos:
         raise CrossfuseError(f"The data folder has no photograph of the split {arguments.split!r}.")
-    model = cast(MMCA, registry.load("mmca", arguments.weights))
-    features = encode_photos(arguments.data, photos, arguments.regions)
+    device = torch.device(arguments.device)
+    model = cast(MMCA, registry.load("mmca", arguments.weights)).to(device)
+    features = encode_photos(arguments.data, photos, arguments.regions, model.config, device)
     rows = np.arange(len(photos))
     encoded = encode_split(model, features, rows, arguments.regions)
     phrases = phrases_of(photos, rows, features.ranges)
@@ -191,7 +194,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     if phrases:
         torch.manual_seed(0)
-        untrained = MMCA(model.config).eval()
+        untrained = MMCA(model.config).to(device).eval()
         figures["grounding"] = grounding_figures(model, encoded, phrases)
         plain = encode_split(untrained, features, rows, arguments.regions)
         figures["grounding"]["untrained"] = grounding_figures(untrained, plain, phrases)["map"]
@@ -226,9 +229,19 @@ class LiveFeatures:
         return self.sentences[caption].ranges
 
 
-def encode_photos(data: Path, photos: Sequence[CaptionedPhoto], kind: str) -> LiveFeatures:
-    """Run the frozen encoders over a split."""
-    encoder, text = load_region_encoder(), MiniLM()
+def encode_photos(
+    data: Path,
+    photos: Sequence[CaptionedPhoto],
+    kind: str,
+    config: MMCAConfig | None = None,
+    device: torch.device | str = "cpu",
+) -> LiveFeatures:
+    """Run the model's encoders over a split."""
+    config = config or MMCAConfig.small()
+    encoder = load_region_encoder(device=device, tuned=config.tuned)
+    text = load_words(config.words, config.tuned)
+    if isinstance(text, MiniLM):
+        text.to(device)
     raw: dict[int, bytes] = dict(pack_images(data, photos))
     missing = [photo.file for row, photo in enumerate(photos) if row not in raw]
     if missing:
