@@ -143,9 +143,7 @@ def _model(request: Request, context: Context) -> MMCA:
 
 def _text_encoder(context: Context, config: MMCAConfig) -> TextEncoder:
     name, tuned = config.words, config.tuned
-    return context.resource(
-        ("mmca", "text encoder", name, tuned), lambda: load_words(name, tuned)
-    )
+    return context.resource(("mmca", "text encoder", name, tuned), lambda: load_words(name, tuned))
 
 
 def _region_encoder(context: Context, tuned: str) -> RegionEncoder:

@@ -122,7 +122,8 @@ class Trainer:
             if tuned:
                 groups.append({"params": tuned, "rate": rate, "weight_decay": 1e-2, "tuned": True})
         self.trained = [p for group in groups for p in group["params"]]
-        self.optimiser = torch.optim.AdamW(groups, recipe.rate, betas=(0.9, 0.98))
+        fused = source.device.type == "cuda"
+        self.optimiser = torch.optim.AdamW(groups, recipe.rate, betas=(0.9, 0.98), fused=fused)
         mean, scale = source.statistics(rows)
         self.model.feature_mean.copy_(mean)
         self.model.feature_scale.copy_(scale)

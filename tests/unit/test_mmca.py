@@ -11,15 +11,14 @@ import torch
 from crossfuse.attention import Want
 from crossfuse.errors import CrossfuseError
 from crossfuse.models.mmca import MMCA, MMCAConfig, SentenceStates
-from crossfuse.training.mmca_trainer import (
-    Recipe,
+from crossfuse.training.mmca_losses import (
     contrast,
     hard_negatives,
     inner_words,
     joint_loss,
-    learning_rate,
     word_region_score,
 )
+from crossfuse.training.mmca_trainer import Recipe
 
 
 def network(**changes: object) -> MMCA:
@@ -184,16 +183,19 @@ def test_joint_loss_has_a_gradient_everywhere_in_the_cross_unit(model: MMCA) -> 
     inputs = model.example_inputs(model.config, 6)
     images = model.encode_images(inputs["regions"], inputs["boxes"], inputs["region_mask"])
     sentences = model.encode_sentences(inputs["words"], inputs["word_mask"])
-    loss, wins = joint_loss(model, images, sentences, torch.tensor(10.0), Recipe(negatives=2))
+    loss, wins = joint_loss(model, images, sentences, torch.tensor(10.0), 2, 0.2)
     loss.backward()
     assert 0 <= wins <= 1
     assert all(p.grad is not None for p in model.cross_units.parameters())
 
 
-def test_learning_rate_warms_up_and_ends_at_zero() -> None:
-    recipe = Recipe(separable_epochs=4, joint_epochs=0, decay_epochs=2, warmup=10)
-    rates = [learning_rate(recipe, 20, step) for step in range(81)]
+def test_rates_warm_up_and_end_at_zero_and_encoders_join_later() -> None:
+    recipe = Recipe(decay_from=0.5, tune_from=0.2, warmup=10)
+    rates = [recipe.factor(step / 80, step) for step in range(81)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == 1.0
     assert rates[80] == 0.0
-    assert np.all(np.diff(rates[40:]) < 0)
+    assert np.all(np.diff(rates[41:]) < 0)
+    assert recipe.tuning(0.2) == 0.0
+    assert recipe.tuning(0.225) == pytest.approx(0.5)
+    assert recipe.tuning(0.3) == 1.0

@@ -34,6 +34,7 @@ from crossfuse.training.mmca_evaluation import (
     retrieval_figures,
 )
 from crossfuse.training.mmca_regions import anchor_shapes, assign, mirrored, pair_giou
+from crossfuse.training.mmca_sources import CachedSource, RegionMix
 from crossfuse.training.mmca_trainer import Recipe, Trainer
 
 TRAIN, DEV = 32, 4  # the proposer learns from batches of 32 photographs
@@ -58,11 +59,11 @@ SHORT = {
     "regions": 6,
     "longest": 10,
     "warmup": 2,
-    "decay_epochs": 1,
     "cross_batch": 8,
     "joint_every": 1,
-    "separable_epochs": 1,
-    "joint_epochs": 1,
+    "epochs": 2,
+    "joint_from": 0.5,
+    "held_out": 4,
 }
 
 
@@ -144,9 +145,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     command += ["--weights", str(weights), "--name", "mini", "--proposer-epochs", "2"]
     command += assignments("--model", TINY)
     told = []
-    for joint_epochs in (0, 1):
+    for epochs, joint_from in ((1, 1.0), (2, 0.5)):
         with contextlib.redirect_stderr(io.StringIO()) as stream:
-            values = SHORT | {"joint_epochs": joint_epochs}
+            values = SHORT | {"epochs": epochs, "joint_from": joint_from}
             assert main([*command, *assignments("--set", values)]) == 0
         told.append(stream.getvalue())
     return Run(data, work, weights, *told)
@@ -154,7 +155,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def trainer(run: Run, **changes: object) -> Trainer:
     config = replace(MMCAConfig.small(), **TINY)
-    return Trainer(run.cache, np.arange(TRAIN), config, Recipe(**SHORT | changes))
+    recipe = Recipe(**SHORT | changes)
+    source = CachedSource(run.cache, RegionMix(recipe.regions), recipe.longest)
+    return Trainer(source, np.arange(TRAIN), config, recipe)
 
 
 def test_training_tells_finite_losses_and_goes_on_where_it_stopped(run: Run) -> None:
@@ -213,7 +216,7 @@ def test_long_sentences_are_cut_and_keep_their_end(run: Run) -> None:
 def test_weights_load_strictly_and_are_the_average(run: Run) -> None:
     model = registry.load("mmca", "mini", folder=run.weights)
     state = torch.load(run.checkpoint, weights_only=True)
-    assert state["epoch"] == 2
+    assert state["position"][0] == 2
     assert model.config.width == TINY["width"]
     for name, value in model.state_dict().items():
         assert torch.allclose(value, state["average"][name].float(), rtol=2e-3, atol=2e-3), name
@@ -298,9 +301,7 @@ def test_evaluation_of_a_split_or_a_photograph_that_is_not_there(run: Run, tmp_p
 def test_a_wrong_assignment_says_so(text: str, told: str) -> None:
     with pytest.raises(CrossfuseError, match=told):
         recipe_of_mmca._assignments([text], Recipe)
-    assert recipe_of_mmca._assignments(['region_kinds=["cells"]'], Recipe) == {
-        "region_kinds": ("cells",)
-    }
+    assert recipe_of_mmca._assignments(["windows=[1, 2]"], MMCAConfig) == {"windows": (1, 2)}
 
 
 def perfect(count: int = 3) -> tuple[MMCA, Encoded]:
