@@ -2,9 +2,13 @@
 
 The peer has, for each view, the blocks of our config as MViTv2 writes them: self-attention only,
 the relative position bias as a whole N_q x N_k matrix, ``F.scaled_dot_product_attention``. Its
-multiply-adds are printed as a ratio too (``flop_ratio`` = ours / peer).
+multiply-adds are printed as a ratio too (``flop_ratio`` = ours / peer). ``memory_ratio``: peak of
+what the allocator hands out during a call. ``cpu_ratio``: of the process's own time, which other
+work on the machine does not disturb.
 
     crossfuse bench mmvit --json
+    crossfuse bench mmvit --device cuda          (throughput of the paper's size in its place)
+    crossfuse bench mmvit --device cuda --compile
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from crossfuse.attention import Want
@@ -28,97 +34,188 @@ from crossfuse.models.mmvit_blocks import embedding, plan_blocks
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=7, help="interleaved pairs a row")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--compile", action="store_true", help="on CUDA: torch.compile as well")
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows {case, peer, time_ratio, flop_ratio, memory_ratio}."""
+    """One row a case: {case, peer, time_ratio, ...} or {case, seconds}."""
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    side, device = arguments.side, torch.device(arguments.device)
-    model = MMViT(MMViTConfig.small()).eval().to(device)
-    peer = PlainStack(model.config).eval().to(device)
-    images = torch.randn(arguments.batch, 3, side, side, device=device)
-    one = images[:1]
-    layouts = model.layouts((side, side))
-    cell = (side / 2, side / 2)
-    rows: dict[str, Want] = {}
-    for name, layout in layouts.items():
+    if arguments.device.startswith("cuda"):
+        return throughput(arguments, MMViTConfig.paper(), (64, 256))
+    size = (arguments.side, arguments.side)
+    rows = []
+    with torch.inference_mode():
+        for name, config in CONFIGS.items():
+            model = MMViT(config).eval()
+            peer = PlainStack(config).eval()
+            stem = model.stem(torch.randn(arguments.batch, 3, *size))
+            ours: Run = lambda m=model, s=stem: m.from_stem(s, size)  # noqa: E731
+            theirs: Run = lambda p=peer, s=stem: p(s)  # noqa: E731
+            row = compare(f"{name}: forward", "plain MViTv2 blocks", ours, theirs, arguments)
+            rows.append(row | {"flop_ratio": round(flops(ours) / flops(theirs), 3)})
+            if name != "frozen stem":
+                continue
+            one = torch.randn(1, 3, *size)
+            wants = {"one cell's rows": one_cell(model, size), "all maps": Want.everything()}
+            for what, want in wants.items():
+                rows.append(
+                    compare(
+                        f"{name}: forward with {what}", "the same without maps",
+                        lambda m=model, x=one, w=want: m(x, want=w), lambda m=model, x=one: m(x),
+                        arguments,
+                    )
+                )  # fmt: skip
+    rows += through_the_engine(arguments)
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name, "") for name in columns} for row in rows]
+
+
+Run = Callable[[], Any]
+CONFIGS = {
+    "frozen stem": MMViTConfig.small(),
+    "own convolutions": MMViTConfig.from_scratch(10, 128),
+}
+
+
+def one_cell(model: MMViT, size: tuple[int, int]) -> dict[str, Want]:
+    """In every map, the rows of the cells of every view that hold the middle of the picture."""
+    wants: dict[str, Want] = {}
+    for name, layout in model.layouts(size).items():
         chosen, before = [], 0
         for place in layout.queries.values():
-            found = place.cell_at(*cell)
+            found = place.cell_at(size[1] / 2, size[0] / 2)
             chosen += [] if found is None else [before + found]
             before += len(place)
-        rows[name] = Want.of_rows(chosen)
-    everything = Want.everything()
-    with torch.inference_mode():
-        taps, single = model.stem(images), model.stem(one)
-        size = (side, side)
-        flop_ratio = flops(lambda: model.from_stem(taps, size)) / flops(lambda: peer(taps))
-        results = [
-            compare(
-                "pyramid, no maps", "plain MViTv2 blocks",
-                lambda: model.from_stem(taps, size), lambda: peer(taps), arguments,
-            )
-            | {"flop_ratio": flop_ratio},
-            compare(
-                "whole model, one cell's rows", "whole model, no maps",
-                lambda: model(one, want=rows), lambda: model(one), arguments,
-            ),
-            compare(
-                "whole model, all maps", "whole model, no maps",
-                lambda: model(one, want=everything), lambda: model(one), arguments,
-            ),
-            compare(
-                "pyramid, one cell's rows", "pyramid, no maps",
-                lambda: model.from_stem(single, size, rows),
-                lambda: model.from_stem(single, size), arguments,
-            ),
-        ]  # fmt: skip
-        held = sum(entry.weights.numel() * 4 for entry in model(one, want=rows).maps)
-        results[1]["map_bytes"] = held
-        results[2]["map_bytes"] = sum(
-            entry.weights.numel() * 4 for entry in model(one, want=everything).maps
-        )
-    return results
+        wants[name] = Want.of_rows(chosen)
+    return wants
 
 
 def compare(
-    case: str,
-    peer: str,
-    ours: Callable[[], Any],
-    theirs: Callable[[], Any],
-    arguments: argparse.Namespace,
+    case: str, peer: str, ours: Run, theirs: Run, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Median ratio of interleaved pairs, after one unmeasured run of each."""
-    ours()
-    theirs()
-    ratios = []
-    for _ in range(arguments.runs):
-        first = timed(ours, arguments.device)
-        ratios.append(first / timed(theirs, arguments.device))
+    """Median ratios of interleaved pairs, after one unmeasured run of each."""
+    ours(), theirs()
+    pairs = [(timed(ours), timed(theirs)) for _ in range(arguments.runs)]
+    wall, cpu = (
+        statistics.median(mine[clock] / other[clock] for mine, other in pairs) for clock in (0, 1)
+    )
     return {
-        "case": case, "peer": peer, "time_ratio": statistics.median(ratios),
-        "flop_ratio": float("nan"), "map_bytes": 0,
-    }  # fmt: skip
+        "case": case,
+        "peer": peer,
+        "time_ratio": round(wall, 3),
+        "cpu_ratio": round(cpu, 3),
+        "memory_ratio": round(peak(ours) / peak(theirs), 3),
+    }
 
 
-def timed(run: Callable[[], Any], device: str) -> float:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    start = time.perf_counter()
+def timed(run: Run) -> tuple[float, float]:
+    """Seconds of one call: by the clock, and of this process's processors."""
+    start, used = time.perf_counter(), time.process_time()
     run()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - used
 
 
-def flops(run: Callable[[], Any]) -> float:
+def peak(run: Run) -> int:
+    """Most bytes that tensors made during a call held at one time (CPU)."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        kept = run()
+    assert record.profiler is not None
+    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    del kept
+    return most
+
+
+def flops(run: Run) -> float:
     with FlopCounterMode(display=False) as counter:
         run()
     return float(counter.get_total_flops())
+
+
+def through_the_engine(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Seconds from a picture to everything that the page draws, and from a click to a cell's rows.
+
+    Every request differs (another part of the picture), so that none is answered from memory.
+    """
+    from crossfuse.engine import EmbeddedEngine
+    from crossfuse.engine.messages import Request
+
+    engine = EmbeddedEngine()
+    rows = []
+    for case, options in (
+        ("engine: a picture to its linked view", {}),
+        ("engine: another cell, rows alone", {"point": (150, 150)}),
+    ):
+        taken = []
+        for number in range(arguments.runs + 1):
+            changed = options | {"zoom": 1 - number / 1000}
+            start = time.perf_counter()
+            engine.run(Request("mmvit", {"sample": "chelsea"}, changed))
+            taken.append(time.perf_counter() - start)
+        rows.append({"case": case, "seconds": round(statistics.median(taken[1:]), 3)})
+    return rows
+
+
+def throughput(
+    arguments: argparse.Namespace, config: MMViTConfig, batches: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    """Pictures a second on a GPU, beside float32 whose attention is written out (N_q x N_k)."""
+    device = torch.device(arguments.device)
+    model = MMViT(config).eval().to(device)
+    rows = []
+    for batch in batches:
+        images = torch.randn(batch, 3, arguments.side, arguments.side, device=device)
+
+        def eager(x: Tensor = images) -> Any:
+            with sdpa_kernel(SDPBackend.MATH):
+                return model(x)
+
+        def half(x: Tensor = images, run: Run | nn.Module = model) -> Any:
+            with torch.autocast(device.type, torch.bfloat16):
+                return run(x)
+
+        runs: dict[str, Run] = {
+            "float32, attention written out": eager,
+            "float32, fused": lambda x=images: model(x),
+            "bfloat16, fused": half,
+        }
+        if arguments.compile:
+            compiled = torch.compile(model)
+            runs["bfloat16, fused, compiled"] = lambda x=images, c=compiled: half(x, c)
+        with torch.no_grad():
+            seconds = {name: on_device(run, arguments) for name, run in runs.items()}
+        base = seconds["float32, attention written out"]
+        for name, taken in seconds.items():
+            rows.append(
+                {
+                    "case": name,
+                    "batch": batch,
+                    "pictures_per_second": round(batch / taken),
+                    "peer": "float32, attention written out",
+                    "time_ratio": round(taken / base, 3),
+                }
+            )
+    return rows
+
+
+def on_device(run: Run, arguments: argparse.Namespace) -> float:
+    """Median seconds of a call, until the device is done."""
+    wait = torch.cuda.synchronize if arguments.device.startswith("cuda") else lambda: None
+    taken = []
+    for _ in range(arguments.runs + 2):
+        wait()
+        start = time.perf_counter()
+        run()
+        wait()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken[2:])
 
 
 class PlainStack(nn.Module):
