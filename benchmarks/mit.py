@@ -80,12 +80,16 @@ def _peak_mb() -> float:
 
 
 def _one(place: str, count: int, runs: int) -> dict[str, Any]:
+    import torch
+
     from crossfuse.engine import Request
     from crossfuse.engine.context import Context
+    from crossfuse.engine.resources import idle_cores
     from crossfuse.pipelines import mit
     from crossfuse.ui.mit.answer import segmentation
     from crossfuse.ui.mit.view import points_panel
 
+    torch.set_num_threads(idle_cores())  # as the engine does
     store = Context("cpu")
     data = made_ply(place, count)
     request = Request("mit", {"cloud": data, "cloud_name": "scan.ply"})

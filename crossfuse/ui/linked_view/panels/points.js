@@ -31,6 +31,7 @@ export function create(root, ctx) {
   let last = null;
   let frame = 0;
   let moving = false;
+  let turned = 0; // time of the last frame while the cloud was being turned
   let placed = false;
 
   root.append(el("div", "point-bar", tools, cut));
@@ -120,16 +121,19 @@ export function create(root, ctx) {
     canvas.style.height = `${height}px`;
   }
 
-  /** Draw from the start, as many points a frame as the card manages in time. */
+  /** Draw from the start, as many points a frame as the card manages in time. While the cloud is
+   *  turned every frame starts anew, and the time since the one before tells how many. */
   function redraw() {
     if (!cloud || !data) return;
     cancelAnimationFrame(frame);
     let from = 0;
     let before = 0;
     const step = (now) => {
+      before ||= moving ? turned : 0;
       if (before && now - before > 45) cloud.budget = Math.max(20_000, cloud.budget * 0.6);
       else if (before && now - before < 22) cloud.budget = Math.min(2_000_000, cloud.budget * 1.4);
       before = now;
+      turned = moving ? now : 0;
       const to = Math.min(cloud.count, from + Math.round(cloud.budget));
       cloud.draw(camera, parseColour(ctx.theme.background), from, to);
       from = to;
