@@ -47,8 +47,9 @@ class MMViTConfig:
     of each stage; ``fusion``: "joint" = every cell may ask every view, "sequential" = view v asks
     itself and view v + 1, "class_token" = only the class token asks other views, "none" = no view
     asks another; ``stem``: "patch" = one convolution a view,
-    "convolutions" = a stack of them, "lite2" = projections of a frozen EfficientNet-Lite2's maps
-    at strides 8, 16 and 32 (``stride`` must then be at least 8).
+    "convolutions" = a stack of them, "residual" = that with a residual block at every stride from
+    4 on, "lite2" = projections of a frozen EfficientNet-Lite2's maps at strides 8, 16 and 32
+    (``stride`` must then be at least 8).
     """
 
     classes: int
@@ -64,7 +65,7 @@ class MMViTConfig:
     fusion: Fusion = "joint"
     cross_in_last_stage: bool = False
     head: Literal["class_token", "all_views"] = "class_token"
-    stem: Literal["patch", "convolutions", "lite2"] = "patch"
+    stem: Literal["patch", "convolutions", "residual", "lite2"] = "patch"
     drop_path: float = 0.0
 
     @classmethod
@@ -92,10 +93,17 @@ class MMViTConfig:
         )
 
     @classmethod
-    def from_scratch(cls, classes: int = 10, image_size: int = 64, views: int = 2) -> MMViTConfig:
-        """The same pyramid on convolutions of its own: nothing in it was trained elsewhere."""
-        small = cls.small(classes, image_size, views)
-        return replace(small, stride=4, stem="convolutions")
+    def from_scratch(cls, classes: int = 10, image_size: int = 160, views: int = 2) -> MMViTConfig:
+        """Three stages on residual convolutions of its own: nothing in it was trained elsewhere."""
+        return replace(
+            cls.small(classes, image_size, views),
+            stride=8,
+            width=56,
+            blocks=(1, 2, 0),
+            mlp_ratio=2.0,
+            stem="residual",
+            drop_path=0.1,
+        )
 
     @classmethod
     def tiny(cls) -> MMViTConfig:
@@ -126,17 +134,26 @@ class MMViT(nn.Module):
         self.stem = FrozenFront() if config.stem == "lite2" else nn.Identity()
         self.embeddings = nn.ModuleDict({str(v): embedding(config, v) for v in plans[0].inputs})
         self.class_token = nn.Parameter(torch.zeros(1, 1, config.width))
-        rates = torch.linspace(0, config.drop_path, len(plans)).tolist()
+        most = max(1, len(plans) - 1)
+        rates = [config.drop_path * index / most for index in range(len(plans))]
         self.blocks = nn.ModuleList(
             [Block(config, plan, rate) for plan, rate in zip(plans, rates, strict=True)]
         )
-        last = plans[-1]
-        self.norms = nn.ModuleDict({str(v): nn.LayerNorm(last.width_out) for v in last.outputs})
-        self.head = nn.Linear(last.width_out, config.classes)
-        for module in (*self.embeddings.modules(), *self.blocks.modules(), self.head):
+        end = plans[-1]
+        self.norms = nn.ModuleDict({str(v): nn.LayerNorm(end.width_out) for v in end.outputs})
+        self.head = nn.Linear(end.width_out, config.classes)
+        for module in (*self.embeddings.modules(), *self.blocks.modules()):
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.trunc_normal_(module.weight, std=0.6 * module.in_features**-0.5)
                 nn.init.zeros_(module.bias)
+        for block in self.pyramid:
+            # Branches begin next to nothing (not at zero: then nothing before them would learn),
+            # so that the first steps teach stem and head; from random branches a short training on
+            # a few thousand photographs hardly gets away.
+            for last in (*(a.output for a in block.groups), *(m[2] for m in block.mlps.values())):
+                nn.init.trunc_normal_(last.weight, std=1e-4)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
         nn.init.trunc_normal_(self.class_token, std=0.02)
 
     def forward(self, images: Tensor, *, want: Want | Mapping[str, Want] = NOTHING) -> MMViTOutput:

@@ -268,6 +268,8 @@ def embedding(config: MMViTConfig, view: int) -> nn.Module:
     if config.stem == "patch":
         # MViT's 7-wide kernel at stride 4, carried on: 2 s - 1 leaves no pixel unseen.
         return nn.Conv2d(config.channels, config.width, 2 * stride - 1, stride, stride - 1)
+    if config.stem == "residual":
+        return residual_embedding(config, stride)
     layers: list[nn.Module] = []
     inside, steps = config.channels, stride.bit_length() - 1
     for step in range(steps):
@@ -276,3 +278,36 @@ def embedding(config: MMViTConfig, view: int) -> nn.Module:
         layers += [nn.GELU()] if step < steps - 1 else []
         inside = outside
     return nn.Sequential(*layers)
+
+
+class ResidualConvolutions(nn.Module):
+    """x + norm(conv(GELU(norm(conv x)))) with two 3 x 3 convolutions (He et al. 2016)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1),
+            ChannelNorm(width),
+            nn.GELU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            ChannelNorm(width),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x + self.layers(x))
+
+
+def residual_embedding(config: MMViTConfig, stride: int) -> nn.Sequential:
+    """Stride-2 convolutions, a residual block after each from stride 4 on, then a projection.
+
+    Channels are width / 2 at stride 2, width at stride 4 and 1.5 width beyond, in steps of 8.
+    """
+    layers: list[nn.Module] = []
+    inside, at = config.channels, 2
+    while at <= stride:
+        share = {2: 0.5, 4: 1.0}.get(at, 1.5)
+        outside = 8 * round(config.width * share / 8 + 0.25)
+        layers += [nn.Conv2d(inside, outside, 3, stride=2, padding=1), ChannelNorm(outside)]
+        layers += [nn.GELU()] + [ResidualConvolutions(outside)] * (at > 2)
+        inside, at = outside, 2 * at
+    return nn.Sequential(*layers, nn.Conv2d(inside, config.width, 1), ChannelNorm(config.width))

@@ -1,8 +1,9 @@
-"""Frozen EfficientNet-Lite2 as a teacher: computed once for every photograph, kept on disk.
+"""Frozen EfficientNet-Lite2 as a teacher: asked about the very crops that the student sees.
 
-One pass at 128 px gives what training needs of it: the maps at stride 8, 16 and 32 that a model
-with the ``lite2`` stem reads, and the pooled 1280 features, from which its ImageNet logits follow.
-Runs can be stopped and resumed, and several processes may share the work (``shard`` of ``shards``).
+One pass over a batch gives the maps at stride 8, 16 and 32 that a model with the ``lite2`` stem
+reads, the pooled 1280 features, and what it thinks of our classes. Asking it about each augmented
+(and mixed) picture anew, and not once about the whole one, is what makes a student follow it far
+(Beyer et al., "Knowledge distillation: a good teacher is patient and consistent", 2022).
 
 The teacher was trained on ImageNet: photographs from ImageNet's training set, which Imagenette and
 Tiny-ImageNet are made of, are not new to it.
@@ -11,7 +12,6 @@ Tiny-ImageNet are made of, are not new to it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,49 +19,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crossfuse.data.image_folders import Photographs
 from crossfuse.errors import CrossfuseError
 from crossfuse.models.frozen_front import FrozenFront, front_state
-from crossfuse.models.mmvit import MMViTConfig
 
-SIDE = 128  # pixels at which the teacher looks
-SHAPES = {
-    "stride8": (16, 16, 48),
-    "stride16": (8, 8, 120),
-    "stride32": (4, 4, 208),
-    "pooled": (1280,),
-    "done": (),
-}
+ASKED_FOR_CLASSES = 30  # photographs of each class from which its ImageNet output is found
 
 
 @dataclass(frozen=True)
-class TeacherFeatures:
-    """Float16 maps (N, 16, 16, 48), (N, 8, 8, 120) and (N, 4, 4, 208), ``pooled`` (N, 1280), and
-    ``done`` (N,) bool, which photographs have been computed."""
+class Opinion:
+    """What the teacher says of a batch: ``taps`` of the front, ``pooled`` (B, 1280),
+    ``probabilities`` (B, classes) among our classes, ``mass`` (B,), what it gives all of them."""
 
-    stride8: np.ndarray
-    stride16: np.ndarray
-    stride32: np.ndarray
-    pooled: np.ndarray
-    done: np.ndarray
-
-    def taps(self, index: np.ndarray, config: MMViTConfig) -> tuple[Tensor, ...]:
-        """The stem's maps of chosen photographs, (B, C, h, w) float32, channels last.
-
-        Maps that no view of the config reads are left empty.
-        """
-        strides = {min(config.stride << view, 32) for view in range(config.views)}
-        found = []
-        for stride in (8, 16, 32):
-            if stride not in strides:
-                found.append(torch.empty(0, 0, 0, 0))
-                continue
-            part: np.ndarray = getattr(self, f"stride{stride}")[index]
-            found.append(torch.from_numpy(part).float().permute(0, 3, 1, 2))
-        return tuple(found)
+    taps: tuple[Tensor, ...]
+    pooled: Tensor
+    probabilities: Tensor
+    mass: Tensor
 
 
 class Teacher(nn.Module):
-    """EfficientNet-Lite2: pictures (B, 3, H, W) in -1 ... 1 -> taps and pooled features."""
+    """EfficientNet-Lite2 on pictures (B, 3, H, W) in -1 ... 1, frozen.
+
+    ``matched``: (classes,) the ImageNet output of each of our classes; :meth:`match` sets it.
+    """
+
+    matched: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,14 +53,39 @@ class Teacher(nn.Module):
         self.rest = nn.ModuleList(network._blocks[20:])
         self.top = nn.Sequential(network._conv_head, network._bn1, nn.ReLU6())
         self.classifier: nn.Linear = network._fc
+        self.register_buffer("matched", torch.arange(1000))
         self.eval().requires_grad_(False)
 
-    def forward(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Opinion:
         taps = self.front(images)
         x = taps[-1]
         for block in self.rest:
             x = block(x)
-        return taps, self.top(x).mean((2, 3))
+        pooled = self.top(x).mean((2, 3))
+        logits = self.classifier(pooled).float()
+        ours = logits[:, self.matched]
+        mass = (ours.logsumexp(-1) - logits.logsumexp(-1)).exp()
+        return Opinion(taps, pooled.float(), ours.softmax(-1), mass)
+
+    def match(self, photographs: Photographs, side: int) -> None:
+        """Find the ImageNet output of every class from some of its photographs."""
+        chosen = np.concatenate(
+            [
+                np.flatnonzero(photographs.labels == c)[:ASKED_FOR_CLASSES]
+                for c in range(len(photographs.classes))
+            ]
+        )
+        self.matched = torch.arange(1000, device=self.matched.device)
+        said = [
+            self(to_teacher(torch.from_numpy(pixels).to(self.matched.device), side)).probabilities
+            for pixels in np.array_split(photographs.pixels[chosen], -(-len(chosen) // 64))
+        ]
+        found = match_classes(
+            torch.cat(said).log().cpu().numpy(), photographs.labels[chosen],
+            len(photographs.classes),
+        )  # fmt: skip
+        self.matched = torch.from_numpy(found).to(self.matched.device)
 
 
 def load_lite2() -> nn.Module:
@@ -101,56 +108,12 @@ def load_lite2() -> nn.Module:
     return network.eval()
 
 
-def to_teacher(pixels: Tensor, side: int = SIDE) -> Tensor:
+def to_teacher(pixels: Tensor, side: int) -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, side, side) float in -1 ... 1, as Lite2 reads it."""
     images = pixels.permute(0, 3, 1, 2).float()
     if images.shape[2:] != (side, side):
         images = F.interpolate(images, size=(side, side), mode="bicubic", antialias=True)
     return ((images.clamp(0, 255) - 127) / 128).contiguous(memory_format=torch.channels_last)
-
-
-def open_features(folder: Path, count: int, *, create: bool = False) -> TeacherFeatures:
-    """The features on disk, memory-mapped.
-
-    Raises:
-        CrossfuseError: there are none, or they are of another number of photographs.
-    """
-    arrays = {}
-    for name, shape in SHAPES.items():
-        path = folder / f"{name}.npy"
-        if not path.exists():
-            if not create:
-                raise CrossfuseError(f"{path} is missing; prepare the teacher's features first.")
-            folder.mkdir(parents=True, exist_ok=True)
-            kind = np.bool_ if name == "done" else np.float16
-            np.lib.format.open_memmap(path, "w+", kind, (count, *shape)).flush()
-        arrays[name] = np.load(path, mmap_mode="r+" if create else "r")
-        if len(arrays[name]) != count:
-            raise CrossfuseError(f"{path} is of {len(arrays[name])} photographs, not {count}.")
-    return TeacherFeatures(**arrays)
-
-
-def prepare(
-    pixels: np.ndarray, folder: Path, *, shard: int = 0, shards: int = 1, batch: int = 16
-) -> TeacherFeatures:
-    """Compute what is still missing of ``folder``, in an order mixed over all classes."""
-    features = open_features(folder, len(pixels), create=True)
-    order = np.random.default_rng(7).permutation(len(pixels))[shard::shards]
-    missing = order[~features.done[order]]
-    teacher = Teacher() if len(missing) else None
-    for start in range(0, len(missing), batch):
-        assert teacher is not None
-        index = missing[start : start + batch]
-        with torch.inference_mode():
-            taps, pooled = teacher(to_teacher(torch.from_numpy(pixels[index])))
-        stored = (features.stride8, features.stride16, features.stride32)
-        for part, tap in zip(stored, taps, strict=True):
-            part[index] = tap.permute(0, 2, 3, 1).half().numpy()
-        features.pooled[index] = pooled.half().numpy()
-        features.done[index] = True
-        if start // batch % 50 == 0:
-            print(f"teacher: {start + len(index)} of {len(missing)} photographs", flush=True)
-    return features
 
 
 def match_classes(log_probabilities: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:

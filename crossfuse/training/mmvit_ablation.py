@@ -1,10 +1,12 @@
 """Do views and scales matter? Variants of about equal size, trained on equally many photographs.
 
-    python -m crossfuse.training.mmvit_ablation --data imagenette --cache CACHE --out RUN --seeds 3
+    python -m crossfuse.training.mmvit_ablation --data imagenette --cache CACHE --out RUN \\
+        --stored-side 160 --side 96 --batch 256 --epochs 40 --mixup 0.4 --cutmix 1 --device cuda
 
-Every variant stands on the same frozen stem and sees the same photographs in the same order; widths
-are chosen so that the numbers of trained parameters are within a few per cent. Short runs from
-random weights: the differences are about these budgets, not about fully trained models.
+Nothing in them was trained elsewhere. Every variant sees the same photographs for as many epochs
+under the same recipe; widths are chosen so that the numbers of parameters are within a few per
+cent. Short runs at few pixels: the differences are about these budgets, not about fully trained
+models. Every run adds a line to ``ablation.jsonl``; runs that are there already are not repeated.
 """
 
 from __future__ import annotations
@@ -12,35 +14,43 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import time
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from crossfuse.models.mmvit import MMViT, MMViTConfig
-from crossfuse.training import distillation
-from crossfuse.training.mmvit import add_train_arguments, cached_photographs, fit, make_source
-from crossfuse.training.mmvit_evaluation import measure
+from crossfuse.training.mmvit import add_train_arguments, cached_photographs, material_of
+from crossfuse.training.mmvit_evaluation import measure, predict
+from crossfuse.training.mmvit_trainer import fit
+
+FILE = "ablation.jsonl"
+DEFAULT_SEEDS = (0, 1, 2)
 
 
 def variants(classes: int, side: int) -> dict[str, MMViTConfig]:
     """The model as it is, and with one thing changed; all of nearly the same size."""
-    base = MMViTConfig.small(classes, side)
-    size = trained_parameters(base)
+    base = MMViTConfig.from_scratch(classes, side)
+    size = parameters_of(base)
     changed = {
         "two views": base,
         "one view (fine)": replace(base, views=1),
         "one view (coarse)": replace(base, views=1, stride=2 * base.stride),
         "three views": replace(base, views=3),
         "two views, cross off": replace(base, fusion="none"),
-        "two views, one scale": replace(base, blocks=(5,)),
+        # As many blocks, all at the first resolution.
+        "two views, one scale": replace(base, blocks=(sum(base.blocks) + 4,)),
     }
     return {name: with_size(config, size) for name, config in changed.items()}
 
 
-def trained_parameters(config: MMViTConfig) -> int:
-    return sum(p.numel() for p in MMViT(config).parameters() if p.requires_grad)
+def parameters_of(config: MMViTConfig) -> int:
+    """Trained parameters of a config."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in MMViT(config).parameters() if p.requires_grad)
 
 
 def with_size(config: MMViTConfig, size: int) -> MMViTConfig:
@@ -50,67 +60,96 @@ def with_size(config: MMViTConfig, size: int) -> MMViTConfig:
     low, high = 0, len(widths) - 1
     while low < high:
         middle = (low + high) // 2
-        if trained_parameters(replace(config, width=widths[middle])) < size:
+        if parameters_of(replace(config, width=widths[middle])) < size:
             low = middle + 1
         else:
             high = middle
     near = [replace(config, width=widths[i]) for i in {max(low - 1, 0), low}]
-    return min(near, key=lambda c: abs(trained_parameters(c) - size))
+    return min(near, key=lambda c: abs(parameters_of(c) - size))
 
 
 def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a variant: accuracy over seeds, parameters."""
+    """Train every chosen variant with every seed, seed by seed; see :func:`summary`."""
     torch.set_num_threads(arguments.threads)
     photographs = cached_photographs(arguments, "train")
     validation = cached_photographs(arguments, "val")
-    features = distillation.open_features(arguments.cache / "train_teacher", len(photographs))
-    held_out = distillation.prepare(validation.pixels, arguments.cache / "val_teacher")
-    labels = torch.from_numpy(np.asarray(validation.labels))
-    rows = []
-    for name, config in variants(len(photographs.classes), arguments.side).items():
-        source = make_source(photographs, features, config, arguments)
-        scores = []
-        for seed in range(arguments.seeds):
+    material = material_of(photographs, None, arguments)
+    labels = torch.from_numpy(validation.labels)
+    folder: Path = arguments.out
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = variants(len(photographs.classes), arguments.side)
+    ended = time.monotonic() + 60 * (arguments.stop_after or 1e9)
+    longest = 0.0
+    for seed in arguments.seeds:
+        for name in arguments.variants or chosen:
+            known = {(row["variant"], row["seed"]) for row in read(folder)}
+            began = time.monotonic()
+            if (name, seed) in known or began + longest > ended:
+                continue
             arguments.seed = seed
-            arguments.out = arguments.runs / f"{name.replace(' ', '_')}_{seed}"
+            arguments.out = folder / f"{name.replace(' ', '_')}_{seed}"
             torch.manual_seed(seed)
-            model = MMViT(config)
-            model.load_state_dict(fit(model, source, arguments), strict=False)
-            scores.append(accuracy(model.eval(), held_out, labels, arguments.side))
-        rows.append(
+            model = MMViT(chosen[name])
+            trained = fit(model, material, None, arguments)
+            model.load_state_dict(trained.average, strict=False)
+            logits = predict(model.eval(), validation.pixels)
+            row = {
+                "variant": name,
+                "seed": seed,
+                "top1": measure(logits, labels, 1.0)["top1"],
+                "parameters": parameters_of(chosen[name]),
+                "width": chosen[name].width,
+                "epochs": round(trained.epochs, 2),
+                "photographs_per_second": round(trained.photographs_per_second, 1),
+            }
+            with (folder / FILE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+            longest = max(longest, time.monotonic() - began)
+    arguments.out = folder
+    return summary(read(folder))
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The runs that are recorded under a folder."""
+    file = folder / FILE
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a variant: accuracy in per cent, mean and standard deviation over its seeds, and
+    the mean of its difference to "two views" over the seeds that both have, with its deviation."""
+    base = {row["seed"]: row["top1"] for row in rows if row["variant"] == "two views"}
+    found = []
+    for name in dict.fromkeys(row["variant"] for row in rows):
+        own = {row["seed"]: row for row in rows if row["variant"] == name}
+        scores = [100 * row["top1"] for row in own.values()]
+        behind = [100 * (own[seed]["top1"] - base[seed]) for seed in own if seed in base]
+        first = next(iter(own.values()))
+        found.append(
             {
                 "variant": name,
-                "top1": round(100 * statistics.mean(scores), 2),
-                "spread": round(100 * statistics.stdev(scores), 2) if len(scores) > 1 else None,
+                "top1": round(statistics.mean(scores), 2),
+                "spread": round(statistics.stdev(scores), 2) if len(scores) > 1 else None,
+                "difference": round(statistics.mean(behind), 2) if behind else None,
+                "difference_spread": round(statistics.stdev(behind), 2)
+                if len(behind) > 1
+                else None,
                 "seeds": len(scores),
-                "parameters": trained_parameters(config),
-                "width": config.width,
+                "parameters": first["parameters"],
+                "epochs": first["epochs"],
             }
         )
-        print(json.dumps(rows[-1]), flush=True)
-    return rows
-
-
-@torch.inference_mode()
-def accuracy(
-    model: MMViT, features: distillation.TeacherFeatures, labels: torch.Tensor, side: int
-) -> float:
-    """Top-1 on photographs whose stem was computed beforehand."""
-    parts = []
-    for start in range(0, len(labels), 128):
-        index = np.arange(start, min(start + 128, len(labels)))
-        taps = features.taps(index, model.config)
-        parts.append(model.from_stem(taps, (side, side)).logits)
-    return measure(torch.cat(parts), labels, 1.0)["top1"]
+    return found
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     add_train_arguments(parser)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.set_defaults(epochs=4.0)
-    given = parser.parse_args()
-    given.runs = given.out
-    found = run(given)
-    given.runs.mkdir(parents=True, exist_ok=True)
-    (given.runs / "ablation.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
+    parser.add_argument("--seeds", type=int, nargs="+", default=DEFAULT_SEEDS)
+    parser.add_argument("--variants", nargs="+", help="some of them, in this order")
+    parser.add_argument("--stop-after", type=float, help="minutes; begin no run that would be over")
+    parser.set_defaults(epochs=40.0, side=96, stored_side=160)
+    print(json.dumps(run(parser.parse_args()), indent=2))

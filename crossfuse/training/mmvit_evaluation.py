@@ -59,14 +59,13 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, float | int | str]:
 
 @torch.inference_mode()
 def predict(model: MMViT, pixels: np.ndarray, batch: int = 64) -> Tensor:
-    """Logits (N, classes) of photographs (N, side, side, 3) uint8."""
-    parts = [
-        model(
-            to_teacher(torch.from_numpy(np.asarray(pixels[i : i + batch])), model.config.image_size)
-        )
-        for i in range(0, len(pixels), batch)
-    ]
-    return torch.cat([part.logits for part in parts])
+    """Logits (N, classes) of photographs (N, side, side, 3) uint8, computed where the model is."""
+    device = next(model.parameters()).device
+    parts = []
+    for start in range(0, len(pixels), batch):
+        part = torch.from_numpy(np.array(pixels[start : start + batch])).to(device)
+        parts.append(model(to_teacher(part, model.config.image_size)).logits.cpu())
+    return torch.cat(parts)
 
 
 def measure(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, float]:

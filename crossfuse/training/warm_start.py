@@ -8,27 +8,25 @@ out. Everything is trained on from there.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossfuse.models.mmvit import MMViT
 from crossfuse.models.mmvit_blocks import FromFront
-from crossfuse.training.distillation import TeacherFeatures
 
 RIDGE = 300.0
 LOGIT_SCALE = 20.0  # ridge scores of a right class are about 0.2
 
 
 @torch.no_grad()
-def warm_start(
-    model: MMViT, features: TeacherFeatures, index: np.ndarray, labels: np.ndarray
-) -> None:
-    """Set first projections, shortcuts and head from chosen photographs. Changes ``model``."""
+def warm_start(model: MMViT, taps: tuple[Tensor, ...], labels: Tensor) -> None:
+    """Set first projections, shortcuts and head. Changes ``model``.
+
+    ``taps``: maps of the stem for N photographs, on the model's device; ``labels``: (N,).
+    """
     classes = model.config.classes
-    taps = features.taps(index, model.config)
-    truth = F.one_hot(torch.from_numpy(labels), classes).float() - 1 / classes
+    truth = F.one_hot(labels, classes).float() - 1 / classes
     for embedding in model.embeddings.values():
         if isinstance(embedding, FromFront):
             first = embedding.layers[0]
@@ -41,10 +39,12 @@ def warm_start(
     for block in model.pyramid:
         for shortcut in block.shortcuts.values():
             assert isinstance(shortcut, nn.Linear)
-            shortcut.weight[: shortcut.in_features] += torch.eye(shortcut.in_features)
+            shortcut.weight[: shortcut.in_features] += torch.eye(
+                shortcut.in_features, device=labels.device
+            )
     side = model.config.image_size
     parts = []
-    for start in range(0, len(index), 128):
+    for start in range(0, len(labels), 128):
         batch = tuple(tap[start : start + 128] for tap in taps)
         parts.append(model.eval().from_stem(batch, (side, side)).features)
     found = torch.cat(parts)
@@ -64,7 +64,7 @@ def discriminants(features: Tensor, truth: Tensor, count: int) -> Tensor:
     weight = ridge(centred, truth, RIDGE * float(centred.square().mean()))
     covariance = centred.T @ centred / len(centred)
     spread = torch.linalg.cholesky(
-        covariance + 1e-3 * covariance.diag().mean() * torch.eye(len(weight))
+        covariance + 1e-3 * covariance.diag().mean() * torch.eye(len(weight), device=weight.device)
     )
     left, _, _ = torch.linalg.svd(spread.T @ weight, full_matrices=False)
     directions = torch.linalg.solve_triangular(spread.T, left[:, :count], upper=True)
@@ -80,4 +80,6 @@ def discriminants(features: Tensor, truth: Tensor, count: int) -> Tensor:
 def ridge(features: Tensor, truth: Tensor, strength: float) -> Tensor:
     """argmin |features W - truth|^2 + strength |W|^2."""
     gram = features.T @ features
-    return torch.linalg.solve(gram + strength * torch.eye(len(gram)), features.T @ truth)
+    return torch.linalg.solve(
+        gram + strength * torch.eye(len(gram), device=gram.device), features.T @ truth
+    )

@@ -26,6 +26,7 @@ VARIANTS = {
     "apart": replace(TINY, fusion="none", head="all_views"),
     "cross in last stage": replace(TINY, cross_in_last_stage=True),
     "convolutions": replace(TINY, stem="convolutions"),
+    "residual": replace(TINY, stem="residual"),
     "lite2": replace(TINY, stem="lite2", stride=8, image_size=64),
 }
 
