@@ -34,6 +34,7 @@ from crossfuse.encoders.proposer import CHANNELS, REGIONS, ProposerConfig, Regio
 from crossfuse.encoders.tuned import SPLIT, ImageTail, tuned_tail
 from crossfuse.errors import CrossfuseError
 from crossfuse.geometry import Regions
+from crossfuse.notices import Notice
 from crossfuse.weights import load_weights
 
 SIDE, STORED_SIDE = 320, 224
@@ -202,7 +203,9 @@ class RegionEncoder(nn.Module):
             CrossfuseError: an unknown kind.
         """
         if not set(kinds) <= set(KINDS):
-            raise CrossfuseError(f"Regions are {', '.join(KINDS)}, not {', '.join(kinds)}.")
+            raise CrossfuseError(
+                "Regions are {known}, not {asked}.", known=", ".join(KINDS), asked=", ".join(kinds)
+            )
         maps = self.maps(photos)
         seen = maps if self.tail is None else self.tail(maps[SPLIT])
         return {kind: self._regions(photos, maps, seen, kind, count) for kind in kinds}
@@ -226,7 +229,9 @@ class RegionEncoder(nn.Module):
             notes: tuple[str, ...] = ()
             if not len(own):
                 own = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=device)
-                notes = ("No region was proposed; the whole photograph is the only region.",)
+                notes = (
+                    Notice("No region was proposed; the whole photograph is the only region."),
+                )
             here = {stride: values[row : row + 1] for stride, values in seen.items()}
             features = pool_regions(here, own[None])[0]
             size = (photo.shape[1], photo.shape[0])
@@ -244,7 +249,9 @@ def squashed(photo: np.ndarray) -> np.ndarray:
     """
     if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8 or 0 in photo.shape:
         raise CrossfuseError(
-            f"A photograph must be uint8 (height, width, 3); got {photo.dtype} {photo.shape}."
+            "A photograph must be uint8 (height, width, 3); got {dtype} {shape}.",
+            dtype=photo.dtype,
+            shape=photo.shape,
         )
     image = Image.fromarray(photo)
     if image.size != (STORED_SIDE, STORED_SIDE):
@@ -264,13 +271,12 @@ def load_region_encoder(
     return RegionEncoder(network, proposer, tail).to(device)
 
 
-def read_region_features(file: BinaryIO | bytes, size: int) -> RegionSet:
+def read_region_features(file: BinaryIO | bytes) -> RegionSet:
     """Features made elsewhere, as published for bottom-up attention.
 
     Args:
-        file: an ``.npz`` with ``features`` (N, ``size``) and ``boxes`` (N, 4) as x0, y0, x1, y1 in
+        file: an ``.npz`` with ``features`` (N, D) and ``boxes`` (N, 4) as x0, y0, x1, y1 in
             pixels, and ``image_size`` or ``image_w`` and ``image_h`` in pixels; N is at most 100.
-        size: features a region, 2048 for the paper's configuration.
 
     Raises:
         CrossfuseError: another layout, boxes off the photograph, or too large a file.
@@ -280,7 +286,7 @@ def read_region_features(file: BinaryIO | bytes, size: int) -> RegionSet:
         with zipfile.ZipFile(stream) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_NPZ_BYTES:
                 raise CrossfuseError(
-                    f"The region file unpacks to more than {MAX_NPZ_BYTES >> 20} MiB."
+                    "The region file unpacks to more than {limit} MiB.", limit=MAX_NPZ_BYTES >> 20
                 )
         stream.seek(0)
         with np.load(stream, allow_pickle=False) as arrays:
@@ -293,21 +299,29 @@ def read_region_features(file: BinaryIO | bytes, size: int) -> RegionSet:
     except (KeyError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
         raise CrossfuseError(
             "The region file must be an .npz with features (N, D), boxes (N, 4) in pixels and "
-            f"image_size (W, H): {error}."
+            "image_size (W, H): {error}.",
+            error=error,
         ) from error
-    if features.ndim != 2 or features.shape[1] != size or not 1 <= len(features) <= 100:
+    if features.ndim != 2 or not 1 <= len(features) <= 100 or not 1 <= features.shape[1] <= 8192:
         raise CrossfuseError(
-            f"The region features must be (1 to 100, {size}) for this model; got {features.shape}."
+            "The region features must be 1 to 100 rows of 1 to 8192 numbers; got {shape}.",
+            shape=features.shape,
         )
     if boxes.shape != (len(features), 4) or width < 1 or height < 1:
         raise CrossfuseError(
-            f"The boxes must be ({len(features)}, 4) in pixels of the photo; got {boxes.shape}."
+            "The boxes must be ({count}, 4) in pixels of the photo; got {shape}.",
+            count=len(features),
+            shape=boxes.shape,
         )
     if not (np.isfinite(features).all() and np.isfinite(boxes).all()):
         raise CrossfuseError("The region file has NaN or infinite values.")
     relative = boxes / np.array([width, height, width, height], np.float32)
     if relative.min() < -0.01 or relative.max() > 1.01:
-        raise CrossfuseError(f"Some boxes lie off the photograph of {width} x {height} pixels.")
+        raise CrossfuseError(
+            "Some boxes lie off the photograph of {width} x {height} pixels.",
+            width=width,
+            height=height,
+        )
     return RegionSet(
         torch.from_numpy(features),
         torch.from_numpy(relative.clip(0, 1)),

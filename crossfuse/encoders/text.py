@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from crossfuse.errors import CrossfuseError
 from crossfuse.geometry import Words
+from crossfuse.notices import Notice
 
 MAX_CHARACTERS = 20_000
 MAX_PIECES = 128
@@ -238,8 +239,10 @@ def checked_text(text: str) -> str:
         raise CrossfuseError("The sentence is empty: write at least one word about the photograph.")
     if len(text) > MAX_CHARACTERS:
         raise CrossfuseError(
-            f"The sentence has {len(text)} characters; at most {MAX_CHARACTERS} are read. "
-            "Write one sentence about the photograph."
+            "The sentence has {count} characters; at most {most} are read. "
+            "Write one sentence about the photograph.",
+            count=len(text),
+            most=MAX_CHARACTERS,
         )
     return text
 
@@ -266,8 +269,13 @@ def _sentence(text: str, encoding: Any, keep: list[int], states: Tensor) -> Sent
     pieces, read = len(encoding.ids) - 2, len(keep) - 2
     if read < pieces:
         notes.append(
-            f"The sentence has {pieces} word pieces; the first {read} were read, "
-            f'up to "{words[-2]}".'
+            Notice(
+                "The sentence has {pieces} word pieces; the first {read} were read, up to "
+                '"{word}".',
+                pieces=pieces,
+                read=read,
+                word=words[-2],
+            )
         )
     if pieces == 0:
         raise CrossfuseError(
@@ -275,14 +283,20 @@ def _sentence(text: str, encoding: Any, keep: list[int], states: Tensor) -> Sent
         )
     if unknown:
         notes.append(
-            f"{unknown} of {read} word pieces are not in the encoder's vocabulary and count as "
-            "unknown."
+            Notice(
+                "{unknown} of {read} word pieces are not in the encoder's vocabulary and count as "
+                "unknown.",
+                unknown=unknown,
+                read=read,
+            )
         )
     letters = [c for c in text if c.isalpha()]
     if letters and sum(c.isascii() for c in letters) < len(letters) / 2:
         notes.append(
-            "The text encoder and the matching model were trained on English sentences; scores "
-            "and maps of other languages mean little."
+            Notice(
+                "The text encoder and the matching model were trained on English sentences; scores "
+                "and maps of other languages mean little."
+            )
         )
     return Sentence(
         text,

@@ -5,7 +5,8 @@ Inputs of a request (options ``task="match"``, the default):
     photo       bytes of an image file (or uint8 array (H, W, 3))
     text        the sentence
     others      tuple of sentences to compare it with (optional)
-    features    bytes of an .npz with region features made elsewhere (instead of own regions)
+    features    bytes of an .npz with region features made elsewhere (instead of own regions); a
+                photo beside it is only checked for its shape
 
 The trace has three stages: "self" (regions, from the photograph alone), "cross" (regions and words
 in one map) and "painted": how much of a row's weight lies on regions that cover a point of the
@@ -20,7 +21,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -28,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crossfuse import weights
 from crossfuse.attention import NOTHING, Want
 from crossfuse.data.images import read_image
 from crossfuse.encoders.regions import (
@@ -45,6 +47,7 @@ from crossfuse.engine.messages import Request, Result
 from crossfuse.errors import CrossfuseError
 from crossfuse.geometry import ImageGrid, Joined
 from crossfuse.models.mmca import MMCA, ImageStates, MMCAConfig, MMCAOutput
+from crossfuse.notices import Notice
 from crossfuse.trace import AttentionMap, Trace
 
 MAX_OTHERS, MAX_PHOTOS = 40, 200
@@ -71,18 +74,22 @@ def run(request: Request, context: Context) -> Result:
         return _match(request, context)
     if task == "gallery":
         return _gallery(request, context)
-    raise CrossfuseError(f"MMCA can do the tasks match and gallery, not {task!r}.")
+    raise CrossfuseError("MMCA can do the tasks match and gallery, not {task!r}.", task=task)
 
 
 def _match(request: Request, context: Context) -> Result:
-    model = _model(request, context)
+    model, model_notes = _model(request, context)
     context.stage("looking at the photograph", 0.1)
     side = _image_side(request, context, model, request.inputs.get("photo"))
     context.stage("reading the sentences", 0.6)
     text = str(request.inputs.get("text", ""))
     others = tuple(str(other) for other in request.inputs.get("others", ()))
     if len(others) > MAX_OTHERS:
-        raise CrossfuseError(f"At most {MAX_OTHERS} sentences are compared; got {len(others)}.")
+        raise CrossfuseError(
+            "At most {most} sentences are compared; got {count}.",
+            most=MAX_OTHERS,
+            count=len(others),
+        )
     sentences = [_sentence(context, model, s) for s in (text, *others)]
     context.stage("matching", 0.8)
     first = _cross(model, side.states, sentences[:1], Want.everything())
@@ -99,31 +106,38 @@ def _match(request: Request, context: Context) -> Result:
         "region_shares": first.region_shares[0].cpu().numpy(),
         "looking_across": _looking_across(merged, len(side.regions.boxes)),
         "regions": side.regions.kind,
+        "region_features": side.regions.features.numpy(),
     }
-    notes = (*side.notes, *sentences[0].notes)
+    notes = (*model_notes, *side.notes, *sentences[0].notes)
     return Result(_trace(side, sentences[0], first, merged, outputs), outputs, notes)
 
 
 def _gallery(request: Request, context: Context) -> Result:
-    model = _model(request, context)
+    model, _ = _model(request, context)
     photos = tuple(request.inputs.get("photos", ()))
     if not 1 <= len(photos) <= MAX_PHOTOS:
-        raise CrossfuseError(f"A gallery takes 1 to {MAX_PHOTOS} photographs; got {len(photos)}.")
+        raise CrossfuseError(
+            "A gallery takes 1 to {most} photographs; got {count}.",
+            most=MAX_PHOTOS,
+            count=len(photos),
+        )
     context.stage("reading the sentence", 0.02)
     sentence = _sentence(context, model, str(request.inputs.get("text", "")))
     table = np.full((3, len(photos)), np.nan, np.float32)
-    notes = list(sentence.notes)
+    notes: list[str] = list(sentence.notes)
     for index, photo in enumerate(photos):
         context.stage("looking at the photographs", 0.05 + 0.95 * index / len(photos))
         try:
             side = _image_side(request, context, model, photo)
         except CrossfuseError as error:
-            notes.append(f"Photograph {index + 1} was left out: {error}")
+            notes.append(
+                Notice("Photograph {number} was left out: {why}", number=index + 1, why=error)
+            )
             continue
         out = _cross(model, side.states, [sentence])
         table[:, index] = [float(v) for v in (out.similarity, out.separable, out.crossed)]
     if np.isnan(table).all():
-        raise CrossfuseError(f"None of the photographs can be read. {notes[-1]}")
+        raise CrossfuseError("None of the photographs can be read. {why}", why=notes[-1])
     order = np.argsort(-np.nan_to_num(table[0], nan=-np.inf), kind="stable")
     readable = int(np.isfinite(table[0]).sum())
     outputs = {
@@ -136,9 +150,38 @@ def _gallery(request: Request, context: Context) -> Result:
     return Result(None, outputs, tuple(notes))
 
 
-def _model(request: Request, context: Context) -> MMCA:
-    weights = request.options.get("weights")
-    return cast(MMCA, context.model("mmca", None if weights is None else str(weights)))
+def _model(request: Request, context: Context) -> tuple[MMCA, tuple[str, ...]]:
+    """The model asked for; for features made elsewhere the installed one that takes their size.
+
+    No weights could be trained here on the paper's own input, whose features are not to be had
+    for photographs that may be used; an untrained network of the paper's size stands in, and says
+    so.
+    """
+    name = request.options.get("weights")
+    model = cast(MMCA, context.model("mmca", None if name is None else str(name)))
+    features = request.inputs.get("features")
+    if features is None:
+        return model, ()
+    size = read_region_features(cast(bytes, features)).features.shape[1]
+    if size == model.config.region_size:
+        return model, ()
+    for other in weights.names():
+        card = weights.card(other)
+        if card["model"] == "mmca" and card["config"]["region_size"] == size:
+            return cast(MMCA, context.model("mmca", other)), ()
+
+    def untrained() -> MMCA:
+        config = replace(MMCAConfig.paper(), region_size=size, words="minilm")
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return MMCA(config)
+
+    note = Notice(
+        "There are no weights for regions of {size} numbers, so that this network is untrained: "
+        "what you see is how the maps come about, not what was learnt.",
+        size=size,
+    )
+    return context.resource(("mmca", "untrained", size), untrained), (note,)
 
 
 def _text_encoder(context: Context, config: MMCAConfig) -> TextEncoder:
@@ -156,16 +199,19 @@ def _image_side(request: Request, context: Context, model: MMCA, photo: object) 
     """The regions and their states, kept under the content of the photograph."""
     features = request.inputs.get("features")
     kind = "bottom_up" if features is not None else str(request.options.get("regions", KINDS[0]))
-    source = features if features is not None else photo
-    if source is None:
+    if features is None and photo is None:
         raise CrossfuseError("There is no photograph: choose a sample or upload one.")
-    data = np.ascontiguousarray(source).data if isinstance(source, np.ndarray) else source
-    digest = hashlib.blake2b(cast(bytes, data), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (photo, features):
+        data = np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part
+        digest.update(cast(bytes, data or b""))
 
     def build() -> ImageSide:
         notes: tuple[str, ...] = ()
         if features is not None:
-            regions = read_region_features(features, model.config.region_size)
+            regions = read_region_features(cast(bytes, features))
+            if photo is not None:
+                _require_shape(_pixels(photo)[0], regions)
         else:
             pixels, notes = _pixels(photo)
             encoder = _region_encoder(context, model.config.tuned)
@@ -178,8 +224,22 @@ def _image_side(request: Request, context: Context, model: MMCA, photo: object) 
             )
         return ImageSide(regions, states, (*notes, *regions.notes))
 
-    weights = request.options.get("weights")
-    return context.resource(("mmca", "image side", digest, kind, weights), build)
+    name = (request.options.get("weights"), model.config.region_size)
+    return context.resource(("mmca", "image side", digest.hexdigest(), kind, name), build)
+
+
+def _require_shape(pixels: np.ndarray, regions: RegionSet) -> None:
+    """Boxes are drawn on the photograph: it must be the one they were found in, at any size."""
+    (width, height), (rows, columns) = regions.image_size, pixels.shape[:2]
+    if abs(columns * height / (rows * width) - 1) > 0.02:
+        raise CrossfuseError(
+            "The region file is about a photograph of {width} x {height} pixels; the one chosen "
+            "has {columns} x {rows}, another shape. Upload the photograph of these regions too.",
+            width=width,
+            height=height,
+            columns=columns,
+            rows=rows,
+        )
 
 
 def _pixels(photo: object) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -251,10 +311,10 @@ def _trace(
                      m.weights[0].cpu().numpy())
         for m in side.states.maps
     ]  # fmt: skip
-    for layer, weights in enumerate(merged):
-        painted = weights[:, :, : len(regions)] @ covers
+    for layer, block in enumerate(merged):
+        painted = block[:, :, : len(regions)] @ covers
         maps += [
-            AttentionMap("cross", layer, "tokens→tokens", "tokens", "tokens", weights),
+            AttentionMap("cross", layer, "tokens→tokens", "tokens", "tokens", block),
             AttentionMap(
                 "painted", layer, "tokens→photo", "tokens", "photo",
                 painted.astype(np.float16), kind="coverage",

@@ -111,6 +111,72 @@ def test_bad_input_is_a_sentence(ask, inputs, options, told) -> None:
         ask(options, **inputs)
 
 
+def region_file(size: int, count: int = 36, shape: tuple[int, int] = (2048, 1536)) -> bytes:
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 0.5, (count, 2))
+    boxes = np.concatenate([corners, corners + 0.4], 1) * np.tile(shape, 2)
+    buffer = io.BytesIO()
+    features = rng.standard_normal((count, size)).astype(np.float32)
+    np.savez(buffer, features=features, boxes=boxes, image_size=np.array(shape))
+    return buffer.getvalue()
+
+
+def test_the_papers_own_input_runs_untrained_and_says_so(ask: Callable[..., Result]) -> None:
+    result = ask(features=region_file(2048), text="a cup of coffee")
+    assert len(result.trace.geometries["regions"]) == 36
+    assert any("untrained" in note for note in result.notes)
+    again = ask(features=region_file(2048), text="a cup of coffee")
+    assert np.array_equal(again.outputs["similarity"], result.outputs["similarity"])
+
+
+def test_features_of_the_shipped_size_meet_the_shipped_weights(ask: Callable[..., Result]) -> None:
+    own = ask(photo=photo("coffee"), text="a cup")
+    boxes = own.trace.geometries["regions"]
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        features=own.outputs["region_features"],
+        boxes=boxes.boxes,
+        image_size=boxes.image_size,
+    )
+    back = ask(features=buffer.getvalue(), photo=photo("coffee"), text="a cup")
+    assert not back.notes
+    assert np.allclose(back.outputs["similarity"], own.outputs["similarity"], atol=1e-4)
+
+
+def test_regions_of_another_photograph_are_refused(ask: Callable[..., Result]) -> None:
+    with pytest.raises(CrossfuseError, match="another shape"):
+        ask(features=region_file(2048, shape=(100, 400)), photo=photo("coffee"), text="a cup")
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("a dog runs " * 170, "were read"),
+        ("🐶🏖️", "vocabulary"),
+        ("一只狗在海滩上跑", "English"),
+        ("كلب يجري على الشاطئ", "English"),
+        ("a quokka flumps the zorblax", None),
+        ("<b onmouseover=alert(1)>a dog</b> & <script>", None),
+    ],
+)
+def test_odd_sentences_are_answered_and_told(ask: Callable[..., Result], text, note) -> None:
+    result = ask(photo=photo("coffee"), text=text, others=DISTRACTORS[:2])
+    assert np.isfinite(result.outputs["similarity"]).all()
+    assert (note is None) == (not result.notes)
+    assert note is None or any(note in told for told in result.notes)
+
+
+def test_photograph_without_a_proposal_is_one_region(ask: Callable[..., Result], monkeypatch):
+    from crossfuse.encoders.proposer import RegionProposer
+
+    nothing = torch.zeros(0, 4)
+    monkeypatch.setattr(RegionProposer, "propose", lambda self, maps, count=36: [nothing])
+    result = ask(photo=photo("flower") + b"\0", text="a flower")
+    assert len(result.trace.geometries["regions"]) == 1
+    assert any("No region was proposed" in note for note in result.notes)
+
+
 def test_image_side_is_kept_for_another_sentence(ask: Callable[..., Result], monkeypatch) -> None:
     from crossfuse.encoders.regions import RegionEncoder
 

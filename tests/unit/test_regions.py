@@ -136,7 +136,7 @@ def npz(**arrays: object) -> bytes:
 def test_bottom_up_features() -> None:
     boxes = np.array([[0, 0, 50, 40], [10, 10, 100, 80]])
     found = read_region_features(
-        npz(features=np.ones((2, 2048)), boxes=boxes, image_size=[100, 80]), 2048
+        npz(features=np.ones((2, 2048)), boxes=boxes, image_size=[100, 80])
     )
     assert np.allclose(found.geometry.boxes, boxes)
 
@@ -147,7 +147,7 @@ def test_bottom_up_features() -> None:
         b"",
         b"no zip",
         npz(boxes=np.zeros((2, 4))),
-        npz(features=np.ones((2, 7)), boxes=np.zeros((2, 4)), image_size=[9, 9]),
+        npz(features=np.ones((2, 7, 7)), boxes=np.zeros((2, 4)), image_size=[9, 9]),
         npz(features=np.ones((2, 2048)), boxes=np.full((2, 4), 500.0), image_size=[9, 9]),
         npz(features=np.full((2, 2048), np.nan), boxes=np.zeros((2, 4)), image_size=[9, 9]),
         npz(features=np.array([{}] * 2), boxes=np.zeros((2, 4)), image_size=[9, 9]),
@@ -155,4 +155,4 @@ def test_bottom_up_features() -> None:
 )
 def test_bad_region_files_are_refused(raw: bytes) -> None:
     with pytest.raises(CrossfuseError):
-        read_region_features(raw, 2048)
+        read_region_features(raw)

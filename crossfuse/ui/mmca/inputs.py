@@ -14,6 +14,8 @@ from crossfuse.ui.state import choose
 from crossfuse.ui.text import t
 
 OWN = "own"
+KINDS = ("proposals", "multiscale", "cells")
+FILE = "file"  # regions and their features made elsewhere
 TYPES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "gif")
 FIRST = "astronaut"
 
@@ -77,6 +79,26 @@ def _own_photo() -> tuple[str, bytes, Photo] | None:
         t("mmca.which"), range(len(found)), format_func=lambda i: found[i][0], key="mmca_which"
     )
     return OWN, *found[number][1:]
+
+
+def choose_regions() -> str:
+    """Kind of regions: one of ``KINDS``, or ``FILE``."""
+    return choose(
+        t("mmca.regions"),
+        (*KINDS, FILE),
+        key="regions",
+        format_func=lambda k: t(f"mmca.regions_{k}"),
+        help=t("mmca.regions_help"),
+    )
+
+
+def region_file() -> bytes | None:
+    """Content of the reader's region file, or None while none is there."""
+    files = upload_files(t("mmca.region_file"), key="mmca_regions", types=("npz",), limit_mb=64)
+    if not files:
+        st.info(t("mmca.region_file_hint"))
+        return None
+    return files[0].data
 
 
 def choose_sentence(name: str) -> str:

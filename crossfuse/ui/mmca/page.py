@@ -11,14 +11,21 @@ from crossfuse.data.images import Photo
 from crossfuse.data.sample_sentences import SWAPS
 from crossfuse.engine.messages import Request, Result
 from crossfuse.ui.mmca import compare, gallery, views
-from crossfuse.ui.mmca.inputs import choose_photo, choose_sentence, variation
+from crossfuse.ui.mmca.inputs import (
+    FILE,
+    KINDS,
+    choose_photo,
+    choose_regions,
+    choose_sentence,
+    region_file,
+    variation,
+)
 from crossfuse.ui.model_card import show_card
 from crossfuse.ui.shell import escape_markdown, notes, page_header, run_job
 from crossfuse.ui.state import choose
 from crossfuse.ui.text import t
 
 SECTIONS = ("sentences", "heads", "gallery", "regions", "card")
-KINDS = ("proposals", "multiscale", "cells")
 
 
 def draw() -> None:
@@ -29,21 +36,19 @@ def draw() -> None:
         return
     name, data, photo = chosen
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        kind = choose(
-            t("mmca.regions"),
-            KINDS,
-            key="regions",
-            format_func=lambda k: t(f"mmca.regions_{k}"),
-            help=t("mmca.regions_help"),
-        )
+        kind = choose_regions()
         sentence = choose_sentence(name)
     changed = variation(name, sentence)
-    request = Request(
-        "mmca",
-        {"photo": data, "text": sentence, "others": compare.others(sentence, changed)},
-        {"regions": kind},
-        page="mmca",
-    )
+    inputs: dict[str, Any] = {
+        "photo": data,
+        "text": sentence,
+        "others": compare.others(sentence, changed),
+    }
+    if kind == FILE:
+        inputs["features"] = region_file()
+        if inputs["features"] is None:
+            return
+    request = Request("mmca", inputs, {} if kind == FILE else {"regions": kind}, page="mmca")
     result = run_job(request)
     if result is None:
         return
@@ -71,7 +76,7 @@ def draw_section(
     elif section == "heads":
         views.heads(result, photo, word)
     elif section == "gallery":
-        gallery.draw(str(result.outputs["sentences"][0]), kind)
+        gallery.draw(str(result.outputs["sentences"][0]), kind if kind in KINDS else KINDS[0])
     elif section == "regions":
         views.regions(result, photo)
     else:

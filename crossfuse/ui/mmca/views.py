@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image
 
 from crossfuse.data.images import Photo
 from crossfuse.engine.messages import Result
-from crossfuse.geometry import Geometry, Joined
+from crossfuse.geometry import Geometry, Joined, Regions
 from crossfuse.trace import AttentionMap, Trace
 from crossfuse.ui.linked_view import Selection, linked_view
 from crossfuse.ui.linked_view.panels import (
@@ -70,6 +71,11 @@ def draw(result: Result, photo: Photo, word: str = "") -> None:
         {
             t("mmca.trace"): ("mmca_trace.npz", "application/octet-stream", trace.to_bytes),
             t("mmca.words_csv"): ("mmca_words_to_regions.csv", "text/csv", lambda: table(trace)),
+            t("mmca.regions_npz"): (
+                "mmca_regions.npz",
+                "application/octet-stream",
+                lambda: region_file(result, trace),
+            ),
         },
         key="mmca",
     )
@@ -197,6 +203,20 @@ def table(trace: Trace) -> bytes:
         quoted = '"' + word.replace('"', '""').lstrip("=+-@") + '"'
         lines.append(",".join([quoted, *(f"{value:.6g}" for value in row)]))
     return ("\n".join(lines) + "\n").encode()
+
+
+def region_file(result: Result, trace: Trace) -> bytes:
+    """Features and boxes of the regions, in the layout that the page reads."""
+    regions = trace.geometries["regions"]
+    assert isinstance(regions, Regions)
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        features=np.asarray(result.outputs["region_features"]),
+        boxes=regions.boxes,
+        image_size=np.array(regions.image_size),
+    )
+    return buffer.getvalue()
 
 
 def stage_texts() -> dict[str, str]:
