@@ -92,15 +92,15 @@ def coarsened(images: Tensor, side: int, share: float) -> Tensor:
 
 
 def mixed(images: Tensor, targets: Tensor, mixup: float, cutmix: float) -> tuple[Tensor, Tensor]:
-    """Mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019), evenly chosen for the whole batch.
+    """Mixup (Zhang et al. 2018), CutMix (Yun et al. 2019) or neither, for the whole batch.
 
     ``mixup``, ``cutmix``: the alphas of their beta distributions; 0 = never. Partners come from the
     other end of the batch, whose order must be random.
     """
     ways = [way for way, alpha in (("mixup", mixup), ("cutmix", cutmix)) if alpha > 0]
-    if not ways:
+    way = random.choice([*ways, "neither"])
+    if way == "neither":
         return images, targets
-    way = random.choice(ways)
     others, other_targets = images.flip(0), targets.flip(0)
     alpha = mixup if way == "mixup" else cutmix
     share = random.betavariate(alpha, alpha)

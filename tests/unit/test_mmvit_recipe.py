@@ -17,16 +17,23 @@ import torch
 from PIL import Image
 
 from crossfuse import cli, registry, weights
-from crossfuse.errors import CrossfuseError
+from crossfuse.data.image_folders import Photographs
 from crossfuse.models.mmvit import MMViT, MMViTConfig
-from crossfuse.training import distillation, mmvit, mmvit_ablation, mmvit_sound
-from crossfuse.training.mmvit_evaluation import fit_temperature, measure, rejection
+from crossfuse.training import (
+    augmentation,
+    distillation,
+    mmvit,
+    mmvit_ablation,
+    mmvit_sound,
+    mmvit_trainer,
+)
+from crossfuse.training.mmvit_evaluation import fit_temperature, measure, predict, rejection
 from crossfuse.training.warm_start import discriminants, warm_start
 
 COLOURS = {"n01": (200, 40, 40), "n02": (40, 180, 60), "n03": (50, 60, 210)}
 TRAIN, VAL = 8, 4  # photographs of each class
-SCRATCH = ("--stem", "convolutions", "--side", "32", "--width", "16", "--rate", "0.01")
-SHORT = ("--batch", "8", "--threads", "1")
+SCRATCH = ("--stem", "residual", "--side", "32", "--width", "16", "--rate", "0.005")
+SHORT = ("--batch", "8", "--threads", "1", "--warm-up", "5", "--colour", "0.1")
 
 
 def write_photographs(folder: Path, colours: dict[str, tuple[int, int, int]], count: int) -> None:
@@ -47,6 +54,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_photographs(root / "data" / "train", COLOURS, TRAIN)
     write_photographs(root / "data" / "val", COLOURS, VAL)
     write_photographs(root / "outside" / "val", {"grey": (128, 128, 128)}, 3)
+    write_photographs(root / "others" / "train", {"black": (10, 10, 10)}, 4)
     (root / "data" / "classes.json").write_text(
         json.dumps({"n01": "tomato", "n02": "lime", "n03": "plum"}), encoding="utf-8"
     )
@@ -86,11 +94,16 @@ def scratch(miniature: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def teacher(miniature: Path) -> distillation.TeacherFeatures:
-    """The teacher's features of the training photographs at 128 px, through ``--prepare-only``."""
-    assert train(miniature, miniature / "nothing", "--prepare-only") == 0
-    assert not (miniature / "nothing").exists()
-    return distillation.open_features(miniature / "cache" / "train_teacher", 3 * TRAIN)
+def photographs(miniature: Path) -> Photographs:
+    return mmvit.cached_photographs(arguments_of(miniature), "train")
+
+
+@pytest.fixture(scope="module")
+def teacher(photographs: Photographs) -> distillation.Teacher:
+    """The teacher, with an output for each of the three colours."""
+    found = distillation.Teacher()
+    found.match(photographs, 64)
+    return found
 
 
 @pytest.fixture
@@ -129,7 +142,7 @@ def test_a_run_resumes_at_the_step_at_which_it_stopped(
     train(miniature, tmp_path, *options, "--epochs", "1")
     first = checkpoint(tmp_path)
     assert first["step"] == 3
-    monkeypatch.setattr(mmvit, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(mmvit_trainer, "SAVE_EVERY", 0.0)
     train(miniature, tmp_path, *options, "--epochs", "2")
     second = checkpoint(tmp_path)
     assert (second["step"], second["seen"]) == (6, 48)
@@ -184,34 +197,24 @@ def test_evaluation_repeats_the_figures_of_the_card(
     assert "classes that are not the 3" in capsys.readouterr().err
 
 
-def test_the_teacher_is_computed_once_and_finds_its_own_classes(
-    miniature: Path, teacher: distillation.TeacherFeatures, monkeypatch: pytest.MonkeyPatch
+def test_prepare_only_decodes_and_stops(miniature: Path, tmp_path: Path) -> None:
+    assert train(miniature, tmp_path / "nothing", "--prepare-only") == 0
+    assert not (tmp_path / "nothing").exists()
+    assert (miniature / "cache" / "train_128.npy").exists()
+
+
+def test_the_teacher_says_what_the_frozen_stem_sees_and_how_sure_it_is(
+    photographs: Photographs, teacher: distillation.Teacher
 ) -> None:
-    assert teacher.done.all()
-    assert np.isfinite(teacher.pooled).all()
-    config = MMViTConfig.small(3)
-    taps = teacher.taps(np.array([0, 5]), config)
-    assert [tuple(tap.shape) for tap in taps] == [(0, 0, 0, 0), (2, 120, 8, 8), (2, 208, 4, 4)]
-    photographs = mmvit.cached_photographs(arguments_of(miniature), "train")
-    model = MMViT(config)
-    front = distillation.front_state(distillation.load_lite2().state_dict())
-    model.stem.load_state_dict(front)
-    picture = distillation.to_teacher(torch.from_numpy(photographs.pixels[:1].copy()))
-    with torch.inference_mode():
-        maps = model.stem(picture)
-    torch.testing.assert_close(maps[1], taps[1][:1], atol=0.02, rtol=0.01)
-    # Nothing is missing: no teacher is built for a second call.
-    monkeypatch.setattr(distillation, "Teacher", None)
-    again = distillation.prepare(photographs.pixels, miniature / "cache" / "train_teacher")
-    assert again.done.all()
-
-
-def test_features_that_are_missing_or_of_other_photographs_are_named(tmp_path: Path) -> None:
-    with pytest.raises(CrossfuseError, match="prepare the teacher's features first"):
-        distillation.open_features(tmp_path, 3)
-    distillation.open_features(tmp_path, 3, create=True)
-    with pytest.raises(CrossfuseError, match="is of 3 photographs, not 4"):
-        distillation.open_features(tmp_path, 4)
+    picture = distillation.to_teacher(torch.from_numpy(photographs.pixels[[0, 20]].copy()), 128)
+    opinion = teacher(picture)
+    model = MMViT(MMViTConfig.small(3))
+    model.stem.load_state_dict(distillation.front_state(distillation.load_lite2().state_dict()))
+    for ours, theirs in zip(model.stem(picture), opinion.taps, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(opinion.probabilities.sum(-1), torch.ones(2))
+    assert ((opinion.mass > 0) & (opinion.mass <= 1)).all()
+    assert (teacher.matched.diff() > 0).all()
 
 
 def test_classes_are_matched_to_outputs_in_increasing_order() -> None:
@@ -222,12 +225,14 @@ def test_classes_are_matched_to_outputs_in_increasing_order() -> None:
     assert distillation.match_classes(scores, labels, 3).tolist() == [1, 4, 8]
 
 
-@pytest.mark.usefixtures("teacher")
 def test_a_distilled_run_on_the_frozen_stem(miniature: Path, tmp_path: Path) -> None:
-    assert train(miniature, tmp_path, "--distil", "0.5", "--width", "16", "--epochs", "1") == 0
+    outside = ("--outside", str(miniature / "others"), "--coarse-outside", "16")
+    options = ("--distil", "0.5", "--width", "16", "--epochs", "1", "--side", "64", *outside)
+    assert train(miniature, tmp_path, *options) == 0
     state, card = weights.load_weights("weights", folder=tmp_path)
     assert "frozen" in card["recipe"]
     assert "Distilled from EfficientNet-Lite2 (weight 0.5)" in card["recipe"]
+    assert "(others)" in card["recipe"]
     assert card["trained_parameters"] < card["parameters"]
     assert card["metrics"]["top1"] > 1 / 3
     assert in_range(card["metrics"])
@@ -237,16 +242,16 @@ def test_a_distilled_run_on_the_frozen_stem(miniature: Path, tmp_path: Path) -> 
 
 
 def test_a_warm_start_tells_the_classes_apart_before_any_step(
-    teacher: distillation.TeacherFeatures,
+    photographs: Photographs, teacher: distillation.Teacher
 ) -> None:
     torch.manual_seed(0)
-    config = replace(MMViTConfig.small(3), width=16)
-    model = MMViT(config).eval()
-    labels = np.repeat(np.arange(3), TRAIN)
-    index = np.arange(len(labels))
-    warm_start(model, teacher, index, labels)
-    truth = torch.from_numpy(labels)
-    assert mmvit_ablation.accuracy(model, teacher, truth, 128) > 0.6
+    model = MMViT(replace(MMViTConfig.small(3), width=16))
+    model.stem.load_state_dict(teacher.front.state_dict())
+    pixels = torch.from_numpy(photographs.pixels.copy())
+    taps = model.stem(distillation.to_teacher(pixels, 128))
+    labels = torch.from_numpy(photographs.labels)
+    warm_start(model, taps, labels)
+    assert measure(predict(model.eval(), photographs.pixels), labels, 1.0)["top1"] > 0.6
 
 
 def test_discriminants_separate_classes_and_fill_up_with_principal_directions() -> None:
@@ -262,34 +267,67 @@ def test_discriminants_separate_classes_and_fill_up_with_principal_directions() 
     assert apart > 3 * scores[::2].std()
 
 
-@pytest.mark.usefixtures("teacher")
-def test_the_ablation_gives_a_row_for_every_variant(
+def test_the_ablation_gives_a_row_for_every_variant_and_repeats_no_run(
     miniature: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = {
-        name: replace(MMViTConfig.small(3), width=16, fusion=fusion)
-        for name, fusion in (("two views", "joint"), ("cross off", "none"))
+        name: replace(MMViTConfig.from_scratch(3, 32, views), width=16)
+        for name, views in (("two views", 2), ("one view", 1))
     }
     monkeypatch.setattr(mmvit_ablation, "variants", lambda classes, side: chosen)
-    arguments = arguments_of(miniature, "--epochs", "0.5")
-    arguments.runs, arguments.seeds = tmp_path, 2
+    arguments = arguments_of(miniature, "--epochs", "1", "--side", "32")
+    arguments.out, arguments.seeds = tmp_path, [0, 1]
+    arguments.variants = arguments.stop_after = None
     rows = mmvit_ablation.run(arguments)
-    assert [row["variant"] for row in rows] == ["two views", "cross off"]
+    assert [row["variant"] for row in rows] == ["two views", "one view"]
     for row in rows:
         assert 0 <= row["top1"] <= 100
         assert row["spread"] >= 0
         assert row["seeds"] == 2
-        assert (tmp_path / f"{row['variant'].replace(' ', '_')}_1" / "checkpoint.pt").exists()
+    assert rows[0]["difference"] == 0
+    recorded = (tmp_path / mmvit_ablation.FILE).read_text()
+    assert mmvit_ablation.run(arguments) == rows
+    assert (tmp_path / mmvit_ablation.FILE).read_text() == recorded
 
 
 def test_the_ablations_variants_are_of_nearly_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    base = MMViTConfig.small(10)
-    size = mmvit_ablation.trained_parameters(base)
+    base = MMViTConfig.from_scratch(10, 96)
+    size = mmvit_ablation.parameters_of(base)
     found = mmvit_ablation.with_size(replace(base, views=1), size)
     assert found.width > base.width
-    assert mmvit_ablation.trained_parameters(found) / size == pytest.approx(1, abs=0.1)
+    assert mmvit_ablation.parameters_of(found) / size == pytest.approx(1, abs=0.1)
     monkeypatch.setattr(mmvit_ablation, "with_size", lambda config, size: config)
-    assert len(set(mmvit_ablation.variants(10, 128).values())) == 6
+    assert len(set(mmvit_ablation.variants(10, 96).values())) == 6
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.0, 0.0)])
+def test_mixed_targets_are_as_the_pictures_are_mixed(mixup: float, cutmix: float) -> None:
+    """Pictures that are their own class: the mean pixel says how much of each is left."""
+    images = torch.arange(4.0)[:, None, None, None].expand(4, 3, 16, 16)
+    targets = torch.eye(4)
+    for _ in range(5):
+        pictures, mixture = augmentation.mixed(images, targets, mixup, cutmix)
+        torch.testing.assert_close(mixture @ torch.arange(4.0), pictures.mean((1, 2, 3)))
+
+
+def test_augmented_pictures_keep_shape_range_and_what_they_show() -> None:
+    torch.manual_seed(0)
+    pixels = torch.full((8, 40, 40, 3), 200, dtype=torch.uint8)
+    crops = augmentation.random_crops(pixels, 24)
+    assert crops.shape == (8, 3, 24, 24)
+    torch.testing.assert_close(crops, torch.full_like(crops, 73 / 128))
+    changed = augmentation.recoloured(crops)
+    assert changed.shape == crops.shape
+    assert changed.abs().max() <= 1.5
+    assert changed.std((2, 3)).max() < 1e-5, "an even picture stays even"
+    coarse = augmentation.coarsened(torch.randn(8, 3, 24, 24), 6, 0.5)
+    assert coarse[:4].std() < 0.6 < coarse[4:].std()
+
+
+def test_crops_grow_over_four_fifths_of_a_run() -> None:
+    sides = [mmvit_trainer.side_at(p, 96, 160) for p in (0.0, 0.2, 0.4, 0.8, 1.0)]
+    assert sides == [96, 112, 128, 160, 160]
+    assert mmvit_trainer.side_at(0.3, 33, 33) == 33
 
 
 def test_the_sound_recipe_trains_and_evaluates(
