@@ -80,7 +80,9 @@ class Trained:
 def side_at(progress: float, begin: int, end: int) -> int:
     """The side of the crops at that progress, a multiple of 16 on the way from begin to end."""
     share = min(1.0, progress / 0.8)
-    return end if share == 1 or begin == end else min(end, 16 * int((begin + share * (end - begin)) / 16 + 0.5))
+    if share == 1 or begin == end:
+        return end
+    return min(end, 16 * int((begin + share * (end - begin)) / 16 + 0.5))
 
 
 def fit(
