@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
+from PIL import Image
 from playwright.sync_api import Locator, Page, expect
+
+from crossfuse.data.images import sample_photo
 
 APP = "app.py"
 LONG = 90_000  # ms; the first answer loads torch and the weights
@@ -22,8 +27,10 @@ def says(view: Locator) -> Locator:
 def test_words_and_regions_answer_each_other(start_app, page):
     view = open_page(page, start_app)
     word = view.get_by_role("option", name="tripod", exact=True)
+    before = view.get_attribute("data-paints")
     word.hover()
-    expect(view.locator(".panel-image_grid canvas")).to_be_visible()
+    expect(says(view)).to_contain_text("tripod looks most at")
+    assert view.get_attribute("data-paints") != before
     word.click()
     expect(says(view)).to_contain_text("tripod looks most at")
     page.keyboard.press("Escape")
@@ -50,3 +57,41 @@ def test_dark_and_on_a_phone(start_app, new_page):
     view = open_page(page, start_app)
     expect(view.get_by_role("option", name="camera", exact=True)).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_markup_in_a_sentence_stays_text(start_app, page):
+    view = open_page(page, start_app)
+    field = page.get_by_label("Sentence (English)")
+    field.fill("<img src=x onerror=\"document.title='caught'\"> a man with a camera")
+    field.press("Enter")
+    word = view.get_by_role("option", name="onerror", exact=True)
+    expect(word).to_be_visible(timeout=LONG)
+    word.hover()
+    assert page.title() != "caught"
+    assert page.locator("img[src='x']").count() == 0
+
+
+def test_uploads_with_broken_ones_among_them(start_app, page):
+    page.goto(f"{start_app(APP)}/mmca?lang=en&photo=own&mmca_section=gallery&text=a+cup+of+coffee")
+    chooser = page.locator("input[type=file]").first
+    chooser.set_input_files(
+        [
+            {"name": f"cup {i}.png", "mimeType": "image/png", "buffer": content}
+            for i, content in enumerate(pictures(6, broken=(1, 4)))
+        ]
+    )
+    expect(page.get_by_text("cup 1.png:")).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("cup 4.png:")).to_be_visible(timeout=LONG)
+    expect(page.locator(".view[data-paints]").first).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("was left out").first).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("cup 5.png", exact=False).first).to_be_visible(timeout=LONG)
+
+
+def pictures(count: int, broken: tuple[int, ...]) -> list[bytes]:
+    """Small PNG files, each of its own content; those of ``broken`` end too early."""
+    files = []
+    for number in range(count):
+        buffer = io.BytesIO()
+        Image.fromarray(sample_photo("coffee").pixels[:: 8 + number, ::8]).save(buffer, "PNG")
+        files.append(buffer.getvalue()[: 200 if number in broken else None])
+    return files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from crossfuse.data.images import sample_photos
 from crossfuse.data.sample_sentences import SENTENCES
@@ -33,8 +34,10 @@ def draw(sentence: str, kind: str) -> None:
     if result is None:
         return
     notes(result.notes)
-    columns = st.columns(COLUMNS)
+    columns: list[DeltaGenerator] = []
     for place, index in enumerate(result.outputs["order"]):
+        if place % COLUMNS == 0:  # a line of its own, so that a phone shows them in order
+            columns = st.columns(COLUMNS)
         with columns[place % COLUMNS]:
             st.image(files[index], width="stretch")
             st.text(f"{place + 1}. {titles[index]}")

@@ -6,11 +6,10 @@ from typing import Any
 
 import streamlit as st
 
-from crossfuse import weights
 from crossfuse.data.images import Photo
 from crossfuse.data.sample_sentences import SWAPS
 from crossfuse.engine.messages import Request, Result
-from crossfuse.ui.mmca import compare, gallery, views
+from crossfuse.ui.mmca import card, compare, gallery, views
 from crossfuse.ui.mmca.inputs import (
     FILE,
     KINDS,
@@ -20,8 +19,7 @@ from crossfuse.ui.mmca.inputs import (
     region_file,
     variation,
 )
-from crossfuse.ui.model_card import show_card
-from crossfuse.ui.shell import escape_markdown, notes, page_header, run_job
+from crossfuse.ui.shell import notes, page_header, run_job
 from crossfuse.ui.state import choose
 from crossfuse.ui.text import t
 
@@ -80,7 +78,7 @@ def draw_section(
     elif section == "regions":
         views.regions(result, photo)
     else:
-        card()
+        card.draw()
 
 
 def scores(result: Result) -> None:
@@ -99,16 +97,7 @@ def scores(result: Result) -> None:
                 t(f"mmca.score_{key}"), value, help=t(f"mmca.score_{key}_help"), width="content"
             )
     st.latex(
-        rf"S = i_0\!\cdot c_0 + \alpha\, i_1\!\cdot c_1 = {outputs['separable'][0]:.3f} "
-        rf"+ {outputs['alpha']:g}\times {outputs['crossed'][0]:.3f} "
-        rf"= {outputs['similarity'][0]:.3f}"
+        r"\begin{aligned} S &= i_0\!\cdot c_0 + \alpha\, i_1\!\cdot c_1 \\ "
+        rf"&= {outputs['separable'][0]:.3f} + {outputs['alpha']:g}\times "
+        rf"{outputs['crossed'][0]:.3f} = {outputs['similarity'][0]:.3f} \end{{aligned}}"
     )
-
-
-def card() -> None:
-    """Data, licence, figures and limits of the two sets of weights."""
-    document: dict[str, Any] = weights.card("mmca")
-    for line in document.get("limits", ()):
-        st.markdown(f"- {escape_markdown(str(line))}")
-    show_card("mmca", document)
-    show_card("regions", weights.card("regions"))

@@ -38,6 +38,14 @@ class CoveragePanel(ImageGridPanel):
         return {"own_scale": True}
 
 
+@dataclass(frozen=True, eq=False)
+class WeightedRegionsPanel(RegionsPanel):
+    """Regions on a colour scale of their own: one word often outweighs all 36 of them."""
+
+    def options(self) -> dict[str, Any]:
+        return {"own_scale": True}
+
+
 def draw(result: Result, photo: Photo, word: str = "") -> None:
     """Point at a word: the photograph lights up. Point at a region: the words answer.
 
@@ -49,7 +57,9 @@ def draw(result: Result, photo: Photo, word: str = "") -> None:
         CoveragePanel(
             "photo", image=photo.pixels, title=t("mmca.panel_photo"), fixed={"stage": "painted"}
         ),
-        RegionsPanel("tokens", part="regions", image=photo.pixels, title=t("mmca.panel_regions")),
+        WeightedRegionsPanel(
+            "tokens", part="regions", image=photo.pixels, title=t("mmca.panel_regions")
+        ),
     ]
     linked_view(
         "mmca_view",
