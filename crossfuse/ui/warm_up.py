@@ -77,6 +77,7 @@ def warm_up_behind(badge: DeltaGenerator) -> None:
 
 
 def _when_painted(badge: DeltaGenerator) -> None:
+    draw_badge(badge)  # also with the page: that reserves the place outside this fragment
     mount = st.components.v2.component("crossfuse_painted", js=PAINTED)
     if not mount(key="_painted", on_painted_change=lambda: None).painted:
         return

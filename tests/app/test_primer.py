@@ -85,6 +85,25 @@ def test_a_blank_photograph_gives_nearly_even_weights() -> None:
     assert blank[1] < seen[1]
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("other", ["asis", "self", "drawing"])
+def test_learnt_projections_are_offered_and_measured(other: str, language: str) -> None:
+    app = chapter("photos", language, other=other, projections="trained")
+    assert not app.exception
+    said = "\n".join(element.value for element in app.markdown)
+    assert text("primer.way_random", language) in said  # the table of measured figures
+    drawn = text("primer.learnt_drawing", language, features="", trained="", chance="")
+    assert (drawn[:10] in said) == (other == "drawing")
+
+
+def test_learning_makes_the_rows_more_peaked() -> None:
+    peaks = {
+        way: float(chapter("photos", projections=way).metric[1].value.split()[0])
+        for way in ("features", "trained")
+    }
+    assert peaks["trained"] > 2 * peaks["features"]
+
+
 @pytest.mark.parametrize("name", bugs.NAMES)
 def test_each_bug_is_asked_and_explained(name: str) -> None:
     app = chapter("bugs", bug=name)

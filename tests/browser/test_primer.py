@@ -50,14 +50,8 @@ def test_the_language_switch_keeps_every_choice(app_url, page):
 
 
 def follow(page: Page, link: str, words: str) -> None:
-    """Click a link of the navigation; Streamlit drops a click that falls into a run's end, so a
-    reader, and this test, may have to click a second time."""
     page.get_by_role("link", name=link).click()
-    try:
-        expect(page.get_by_role("heading", level=1, name=words)).to_be_visible(timeout=8000)
-    except AssertionError:
-        page.get_by_role("link", name=link).click()
-        heading(page, words)
+    heading(page, words)
 
 
 def test_choices_survive_a_visit_to_another_page(app_url, page):

@@ -81,4 +81,5 @@ def uses_table() -> None:
 def _table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     head = [t(f"primer.figure_{name}") for name in columns]
     rule = ["---", *("--:" for _ in head[1:])]
-    st.markdown("\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines)))
+    with st.container(key=f"figures_{columns[1]}"):
+        st.markdown("\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines)))

@@ -74,8 +74,8 @@ def _middle(grid: ImageGrid) -> int:
 def _pictures(
     maps: dict[str, AttentionMap], photo: np.ndarray, asked: ImageGrid, item: int
 ) -> None:
-    columns = st.columns(2, gap="small")
-    for column, (name, entry) in zip(columns, maps.items(), strict=True):
+    columns = st.columns([3, 3, 4], gap="small")
+    for column, (name, entry) in zip(columns, maps.items(), strict=False):
         row = entry.row(item)
         if row is None:  # a large map holds evenly spaced rows only
             row = entry.weights[:, 0].astype(np.float32).mean(axis=0)

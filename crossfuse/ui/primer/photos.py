@@ -65,6 +65,7 @@ def _ask() -> Request | None:
             ["asis", "shuffle", "blank", "self", "drawing"],
             key="other",
             format_func=lambda name: t(f"primer.treatment_{name}"),
+            style="select",
             help=t("primer.treatment_help"),
         )
     left, middle, right = st.columns([3, 3, 4], gap="medium", vertical_alignment="bottom")
