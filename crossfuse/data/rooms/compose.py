@@ -6,19 +6,29 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from crossfuse.data.rooms.catalogue import CLASSES, Furniture, Warehouse, attribution, furniture
+from crossfuse.data.rooms.catalogue import (
+    CLASSES,
+    Furniture,
+    Warehouse,
+    attribution,
+    find_package,
+    furniture,
+)
 from crossfuse.data.rooms.layout import Room, furnish
 from crossfuse.data.rooms.render import Camera, Light, Stage, photograph, scan
 
 VIEWS = 16
-PHOTO_SIZE = (192, 144)
+PHOTO_SIZE = (320, 240)
 SPACING = 0.025
+PARTIAL = 4  # partial scans of a room, at most
 
 
 @dataclass(frozen=True)
@@ -157,10 +167,10 @@ def _seen(positions: np.ndarray, cameras: list[Camera], depths: np.ndarray) -> n
 def _partial_scans(
     seen: np.ndarray, labels: np.ndarray, views: int, rng: np.random.Generator
 ) -> list[dict]:
-    """Two corners of the room: what two to four photographs see, with tags of their own."""
+    """Corners of the room: what one to four photographs see, with tags of their own."""
     scans = []
-    for _ in range(2):
-        chosen = sorted(rng.choice(views, int(rng.integers(2, 5)), replace=False).tolist())
+    for _ in range(PARTIAL):
+        chosen = sorted(rng.choice(views, int(rng.integers(1, 5)), replace=False).tolist())
         mask = np.uint16(sum(1 << v for v in chosen))
         inside = labels[(seen & mask) > 0]
         if len(inside) >= 2000:
@@ -202,6 +212,16 @@ def write_scene(scene: Scene, folder: Path) -> None:
     scratch.rename(folder)
 
 
+@lru_cache(maxsize=1)
+def _warehouse(package: Path) -> Warehouse:
+    return Warehouse(package)
+
+
+def _compose_into(job: tuple[Path, int, str, Path]) -> None:
+    package, seed, split, folder = job
+    write_scene(compose_room(seed, split, _warehouse(package)), folder)
+
+
 def generate(
     out: str | Path,
     scenes: int,
@@ -209,26 +229,33 @@ def generate(
     *,
     val_scenes: int | None = None,
     furniture_folder: str | Path | None = None,
+    workers: int = 1,
     progress: Callable[[str], None] = print,
 ) -> Path:
     """Compose ``scenes`` training rooms and a third as many validation rooms under ``out``.
 
-    Rooms that are already there are kept, so an interrupted run goes on where it stopped.
+    Rooms that are already there are kept, so an interrupted run goes on where it stopped. A room
+    follows from its number and ``seed`` alone, however many ``workers`` (processes) share the work.
 
     Raises:
         CrossfuseError: the furniture archives are not found.
     """
-    warehouse = Warehouse(furniture_folder)
+    package = find_package(furniture_folder)
     root = Path(out)
     counts = {"val": val_scenes if val_scenes is not None else -(-scenes // 3), "train": scenes}
     for split, count in counts.items():
         (root / split).mkdir(parents=True, exist_ok=True)
-        for index in range(count):
-            folder = root / split / f"room_{index:04d}"
-            if (folder / "room.json").is_file():
-                continue
-            write_scene(compose_room(seed * 100_003 + index, split, warehouse), folder)
-            progress(f"{split} {index + 1}/{count}")
+        folders = [root / split / f"room_{index:04d}" for index in range(count)]
+        left = [i for i, folder in enumerate(folders) if not (folder / "room.json").is_file()]
+        jobs = [(package, seed * 100_003 + i, split, folders[i]) for i in left]
+        if workers > 1 and len(jobs) > 1:
+            with ProcessPoolExecutor(workers) as pool:
+                for index, _ in zip(left, pool.map(_compose_into, jobs), strict=True):
+                    progress(f"{split} {index + 1}/{count}")
+        else:
+            for index, job in zip(left, jobs, strict=True):
+                _compose_into(job)
+                progress(f"{split} {index + 1}/{count}")
     (root / "classes.json").write_text(json.dumps(CLASSES))
     used = {
         path for p in root.glob("*/*/room.json") for path in json.loads(p.read_text())["meshes"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from crossfuse.data.rooms.built import LIBRARY, MAKERS, built_item, built_mesh
 from crossfuse.data.rooms.catalogue import (
     CLASSES,
     IGNORE,
@@ -53,6 +54,7 @@ RECIPES: dict[str, tuple[tuple[str, float, int, str], ...]] = {
         ("bookshelf", 0.2, 1, "wall"),
     ),
 }  # fmt: skip
+BUILT = 4  # built pieces are drawn as often as this many meshes of their class
 ANYTHING = CLASSES[5:]  # everything but the shell of a room
 SMALLEST = {"bathroom": (1.9, 3.0), "kitchen": (2.4, 4.2)}
 
@@ -123,7 +125,8 @@ def furnish(seed: int, split: str, warehouse: Warehouse, *, free_only: bool = Fa
     if free_only:
         pool = [f for f in pool if f.licence == "CC0-1.0"]
     _shell(room, split, rng)
-    placer = _Placer(room, pool, warehouse, rng, recolour=split == "train")
+    learn = split == "train"
+    placer = _Placer(room, pool, warehouse, rng, recolour=learn, built=learn and not free_only)
     for _ in range(int(rng.choice([0, 1, 1, 1, 2]))):
         placer.add("door", "wall")
     for _ in range(int(rng.choice([0, 1, 1, 2, 3]))):
@@ -162,7 +165,12 @@ def _fixed(mesh: Mesh, label: int) -> Instance:
 def _shell(room: Room, split: str, rng: np.random.Generator) -> None:
     def pick(surface: str) -> Treatment:
         fitting = [t for t in treatments() if t.surface == surface and t.split == split]
-        return fitting[rng.integers(len(fitting))]
+        chosen = fitting[rng.integers(len(fitting))]
+        if split == "train" and rng.random() < 0.6:  # a paint of its own
+            tint = rng.uniform(0.6, 1.15) * rng.uniform(0.82, 1.12, 3)
+            first, second = (np.clip(tint * rgb, 0, 1) for rgb in (chosen.rgb, chosen.rgb2))
+            chosen = replace(chosen, rgb=tuple(first), rgb2=tuple(second))
+        return chosen
 
     wall, floor, ceiling = pick("wall"), pick("floor"), pick("ceiling")
     covering = treatment_image(wall)
@@ -194,8 +202,10 @@ class _Placer:
         warehouse: Warehouse,
         rng: np.random.Generator,
         recolour: bool,
+        built: bool,
     ) -> None:
         self.room, self.warehouse, self.rng, self.recolour = room, warehouse, rng, recolour
+        self.built = built
         self.by_class: dict[str, list[Furniture]] = {}
         for item in pool:
             name = item.category if item.category in CLASSES else "other"
@@ -208,7 +218,10 @@ class _Placer:
         if not choices:
             return False
         rng = self.rng
-        item = choices[rng.integers(len(choices))]
+        if self.built and category in MAKERS and rng.random() < BUILT / (BUILT + len(choices)):
+            item = built_item(category, int(rng.integers(1 << 30)))
+        else:
+            item = choices[rng.integers(len(choices))]
         scale = rng.uniform(0.88, 1.12) * rng.uniform(0.95, 1.05, 3)
         size = np.array(item.size) * scale
         if category in ("door", "window"):
@@ -265,8 +278,9 @@ class _Placer:
             return False
         tint = np.ones(3)
         if self.recolour and self.rng.random() < 0.45:
-            tint = self.rng.uniform(0.6, 1.15) * self.rng.uniform(0.85, 1.12, 3)
-        solid = self.warehouse.mesh(mesh) if isinstance(mesh, Furniture) else mesh
+            even = 0.12 if self.rng.random() < 0.7 else 0.5
+            tint = self.rng.uniform(0.6, 1.15) * self.rng.uniform(1 - even, 1.12, 3)
+        solid = self._mesh(mesh) if isinstance(mesh, Furniture) else mesh
         offset = np.array([at[0], at[1], base])
         self.room.instances.append(Instance(solid, label, scale, yaw, offset, tint))
         self.room.boxes.append((low, high))
@@ -281,6 +295,9 @@ class _Placer:
             if mesh.category in ("table", "desk"):
                 self.seat_box = (low, high)
         return True
+
+    def _mesh(self, item: Furniture) -> Mesh:
+        return built_mesh(item) if item.library == LIBRARY else self.warehouse.mesh(item)
 
     def _wall(self, item: Furniture, scale: np.ndarray, size: np.ndarray, base: float) -> bool:
         rng, walls = self.rng, self.room.walls()
