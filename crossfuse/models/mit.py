@@ -100,7 +100,8 @@ class MITOutput:
     """K classes, M supervoxels, V photographs.
 
     ``class_3d, class_2d, class_fused`` (B, K) logits of class tokens; ``cam_3d`` (B, M, K) and
-    ``cam_2d`` (B, V, K) logits on tokens before the transformer; ``cam_decoded`` (B, M, K) or None;
+    ``cam_2d`` (B, V', K) logits on tokens before the transformer, V' = V photographs and then their
+    patches; ``view_mask`` (B, V'); ``cam_decoded`` (B, M, K) or None;
     ``class_scores``: per decoder block (B, K, K) head-mean scaled scores between the class tokens
     of both streams, for the pairing loss; ``segment_mask`` (B, M); ``segments`` (B, M, backbone
     width) pooled backbone features; ``scatter`` (B,): mean squared distance of voxel features from
@@ -324,7 +325,7 @@ class MIT(nn.Module):
         flat = voxel_features[voxel_mask].float()[order]
         sample = torch.arange(batch, device=cells.device)[:, None].expand_as(voxel_mask)
         target = (sample * count + segment)[voxel_mask][order]
-        features = self.backbone(flat, grid)
+        features = self.backbone(flat, grid).float()
         size = torch.bincount(target, minlength=batch * count).to(features.dtype)
         pooled = _mean(features, target, size)
         away = (features - pooled[target]).square().mean(1)
@@ -379,8 +380,7 @@ class MIT(nn.Module):
         """
         tokens_3d = self.segment_tokens(segments, places, segment_mask)
         tokens_2d, mask_2d = self._view_tokens(view_features, view_mask, patch_features)
-        views = view_features.shape[1]
-        cam_3d, cam_2d = self.plain_cam(tokens_3d), self.cam_2d(tokens_2d[:, :views])
+        cam_3d, cam_2d = self.plain_cam(tokens_3d), self.cam_2d(tokens_2d)
         maps: list[LayerMap] = []
         a, mask_a = self._encode("3d", self.encoder_3d, tokens_3d, segment_mask, maps, want)
         b, mask_b = self._encode("2d", self.encoder_2d, tokens_2d, mask_2d, maps, want)
@@ -411,7 +411,7 @@ class MIT(nn.Module):
             decoded,
             tuple(scores),
             segment_mask,
-            view_mask,
+            mask_2d,
             segments,
             scatter,
             tuple(maps),

@@ -8,6 +8,7 @@ are equal to ``torch.nn.Conv3d``.
 
 A :class:`Grid` holds one resolution. Its *rulebook*, the (input row, output row) pairs of every
 kernel offset, is found by binary search in the sorted voxel keys and shared by all layers there.
+On a GPU a grid gives tables instead (:mod:`crossfuse.models.sparse_tables`); results are equal.
 """
 
 from __future__ import annotations
@@ -20,34 +21,51 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crossfuse.models.sparse_tables import (
+    Grow,
+    Neighbours,
+    Shrink,
+    Table,
+    child_table,
+    convolve,
+    neighbour_table,
+)
+
 BITS = 18  # per axis in a voxel key; 9 are left for the sample within a batch
 SPAN = 1 << BITS
 Rules = list[tuple[Tensor, Tensor]]
 
 
 class Grid:
-    """Occupied voxels of one resolution, sorted. ``cells`` (N, 4) int64: sample, x, y, z >= 0."""
+    """Occupied voxels of one resolution, sorted. ``cells`` (N, 4) int64: sample, x, y, z >= 0.
 
-    def __init__(self, cells: Tensor) -> None:
+    ``tables``: give tables instead of rulebooks; by default on a GPU only.
+    """
+
+    def __init__(self, cells: Tensor, tables: bool | None = None) -> None:
         self.cells = cells
-        self.keys = voxel_keys(cells)
-        self._rules: dict[int, Rules] = {}
+        self.keys = voxel_keys(cells, check=False)
+        self.tables = cells.is_cuda if tables is None else tables
+        self._rules: dict[int, Rules | Table] = {}
         self._coarser: tuple[Grid, Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.cells)
 
-    def rules(self, kernel: int) -> Rules:
-        """Pairs for a submanifold convolution, one (inputs, outputs) per offset.
+    def rules(self, kernel: int) -> Rules | Table:
+        """Pairs for a submanifold convolution, one (inputs, outputs) per offset; or a table.
 
         The order of offsets is that of Conv3d: output at p reads p + offset.
         """
         if kernel not in self._rules:
             reach = range(-(kernel // 2), kernel // 2 + 1)
-            offsets = list(product(reach, reach, reach))
+            shifts = [(x * SPAN + y) * SPAN + z for x, y, z in product(reach, reach, reach)]
+            if self.tables:
+                every = torch.tensor(shifts, device=self.keys.device)
+                self._rules[kernel] = Neighbours(neighbour_table(self.keys, every))
+                return self._rules[kernel]
             found: Rules = []
-            for offset in offsets[: len(offsets) // 2]:
-                shift = (offset[0] * SPAN + offset[1]) * SPAN + offset[2]
+            for shift in shifts[: len(shifts) // 2]:
                 wanted = self.keys + shift
                 at = torch.searchsorted(self.keys, wanted).clamp_(max=len(self.keys) - 1)
                 outputs = torch.nonzero(self.keys[at] == wanted).squeeze(1)
@@ -62,7 +80,7 @@ class Grid:
         if self._coarser is None:
             half = self.cells.clone()
             half[:, 1:] = half[:, 1:] >> 1
-            keys, parent = torch.unique(voxel_keys(half), return_inverse=True)
+            keys, parent = torch.unique(voxel_keys(half, check=False), return_inverse=True)
             mask = SPAN - 1
             cells = torch.stack(
                 [
@@ -74,39 +92,51 @@ class Grid:
                 1,
             )
             odd = self.cells[:, 1:] & 1
-            self._coarser = (Grid(cells), parent, odd[:, 0] * 4 + odd[:, 1] * 2 + odd[:, 2])
+            self._coarser = (
+                Grid(cells, self.tables),
+                parent,
+                odd[:, 0] * 4 + odd[:, 1] * 2 + odd[:, 2],
+            )
         return self._coarser
 
-    def octant_rules(self) -> Rules:
+    def octant_rules(self) -> Rules | Table:
         """(this row, parent row) pairs, one list per octant: the 2x2x2 stride-2 convolution."""
-        _, parent, octant = self.coarser()
+        coarse, parent, octant = self.coarser()
+        if self.tables:
+            return child_table(parent, octant, len(coarse))
         rows = [torch.nonzero(octant == index).squeeze(1) for index in range(8)]
         return [(row, parent[row]) for row in rows]
 
 
-def voxel_keys(cells: Tensor) -> Tensor:
+def voxel_keys(cells: Tensor, *, check: bool = True) -> Tensor:
     """One sortable integer per cell (N, 4). Each axis is shifted by one, so that -1 fits too.
+
+    ``check=False``: the range is known to be right (looking it up makes a GPU wait).
 
     Raises:
         ValueError: a coordinate outside 0..2^18 - 3, or more than 512 samples.
     """
-    if len(cells) and (int(cells[:, 1:].min()) < 0 or int(cells[:, 1:].max()) > SPAN - 3):
+    check = check and len(cells) > 0
+    if check and (int(cells[:, 1:].min()) < 0 or int(cells[:, 1:].max()) > SPAN - 3):
         raise ValueError(f"voxel coordinates must lie in 0..{SPAN - 3}")
-    if len(cells) and int(cells[:, 0].max()) >= 1 << (63 - 3 * BITS):
+    if check and int(cells[:, 0].max()) >= 1 << (63 - 3 * BITS):
         raise ValueError("too many samples in one batch of voxels")
     sample, x, y, z = cells.unbind(1)
     return ((sample * SPAN + x + 1) * SPAN + y + 1) * SPAN + z + 1
 
 
-def batch_grid(cells: Tensor, mask: Tensor) -> tuple[Grid, Tensor]:
+def batch_grid(cells: Tensor, mask: Tensor, tables: bool | None = None) -> tuple[Grid, Tensor]:
     """Grid of a padded batch. cells (B, N, 3) int64, mask (B, N) True = a voxel.
+
+    Raises:
+        ValueError: see :func:`voxel_keys`.
 
     Returns the grid (sorted) and the order: grid row r is entry order[r] of ``cells[mask]``.
     """
     sample = torch.arange(len(cells), device=cells.device)[:, None].expand(cells.shape[:2])
     flat = torch.cat([sample[mask][:, None], cells[mask].long()], 1)
     order = torch.argsort(voxel_keys(flat))
-    return Grid(flat[order]), order
+    return Grid(flat[order], tables), order
 
 
 class _GatherScatter(torch.autograd.Function):
@@ -134,6 +164,14 @@ class _GatherScatter(torch.autograd.Function):
         return grad_x, grad_weight, None, None
 
 
+def upward(rules: Rules | Table) -> Rules | Table:
+    """The rules of the transposed convolution that undoes :meth:`Grid.octant_rules`."""
+    if isinstance(rules, list):
+        return [(parent, row) for row, parent in rules]
+    assert isinstance(rules, Shrink)
+    return Grow(rules)
+
+
 class SparseConv(nn.Module):
     """Convolution by rules. ``weight`` (offsets, in, out): Conv3d's kernel, offsets first."""
 
@@ -143,7 +181,9 @@ class SparseConv(nn.Module):
         # About a third of a surface's neighbours exist: count those in the fan-in.
         nn.init.normal_(self.weight, std=(2.0 / (inputs * max(1.0, offsets / 3))) ** 0.5)
 
-    def forward(self, x: Tensor, rules: Rules, rows: int) -> Tensor:
+    def forward(self, x: Tensor, rules: Rules | Table, rows: int) -> Tensor:
+        if not isinstance(rules, list):
+            return convolve(x, self.weight, rules)
         return _GatherScatter.apply(x, self.weight, rules, rows)
 
 
@@ -204,8 +244,8 @@ class SparseUNetConfig:
 
     @classmethod
     def small(cls, inputs: int) -> SparseUNetConfig:
-        """For a CPU: 3x3x3 convolutions from the third level on, where voxels are few."""
-        return cls(inputs, 0, 0, (24, 40, 64, 96), (64, 40, 32), (0, 1, 1, 1), (1, 0, 0), "layer")
+        """For a CPU too: one block a level, and none at the finest, where voxels are many."""
+        return cls(inputs, 24, 3, (32, 64, 96, 112), (96, 64, 48), (1, 1, 1, 1), (1, 1, 1))
 
     @property
     def outputs(self) -> int:
@@ -216,7 +256,7 @@ class SparseUNetConfig:
 class _Level:
     grid: Grid
     features: Tensor
-    rules: Rules = field(default_factory=list)
+    rules: Rules | Table = field(default_factory=list)
 
 
 class SparseUNet(nn.Module):
@@ -266,8 +306,7 @@ class SparseUNet(nn.Module):
         levels.pop()
         for grow, norm, blocks in zip(self.grow, self.grow_norm, self.up, strict=True):
             fine = levels.pop()
-            upward = [(parent, row) for row, parent in fine.rules]
-            x = F.relu(norm(grow(x, upward, len(fine.grid))))
+            x = F.relu(norm(grow(x, upward(fine.rules), len(fine.grid))))
             x = torch.cat([x, fine.features], 1)
             for block in cast(nn.ModuleList, blocks):
                 x = block(x, fine.grid)

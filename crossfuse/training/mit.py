@@ -1,20 +1,17 @@
 """Training and evaluation of MIT on CrossFuse Rooms.
 
-Two steps, so that a laptop is enough. First the 3-D backbone learns from tags alone (its plain
-CAM). Then it is frozen, every scan is pooled once under a few augmentations, and the transformer
-learns from the pooled features; variants of the transformer share the backbone. The upper bound
-goes the same two steps with point labels. ``crossfuse train mit`` runs one variant (and its
-backbone, if that is not there yet) and goes on where it was stopped; ``crossfuse evaluate mit``
-makes one table.
+First a network without photographs learns from tags (``start``); every variant that learns from
+tags goes on from it for the same number of steps, so that they differ in the fusion alone. The
+upper bound learns from point labels for as long as both steps together. ``crossfuse train mit``
+runs one variant (and the start, if that is not there yet) and goes on where it was stopped;
+``crossfuse evaluate mit`` makes one table.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -23,18 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from crossfuse.data.rooms import CLASSES
-from crossfuse.errors import CrossfuseError
-from crossfuse.models.mit import MIT, MITConfig, Standardise
-from crossfuse.training.mit_data import Scan, load_scans, scan_inputs
-from crossfuse.training.mit_losses import (
-    candidate_loss,
-    instance_loss,
-    masked_mean,
-    paper_losses,
-    supervised_loss,
-)
+from crossfuse.models.mit import MIT, MITConfig, MITOutput
+from crossfuse.models.mit_answers import segment_logits
+from crossfuse.training.mit_batches import Bank, Batch
+from crossfuse.training.mit_data import COPIES, Scan, load_scans, scan_inputs
+from crossfuse.training.mit_fit import Budget, Loss, begin_from, fit, load_checkpoint
+from crossfuse.training.mit_losses import EVERYWHERE, class_losses, supervised_loss, tag_loss
 from crossfuse.training.mit_score import score
 from crossfuse.weights import save_weights
 
@@ -44,70 +38,196 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "not_interlaced": ("tags", {"interlaced": False}, "tags; 3-D asks in every block"),
     "only_3d": ("tags", {"decoder_depth": 0}, "tags; no photographs"),
     "supervised": ("labels", {}, "point labels: upper bound, same network"),
+    "retrained": ("pseudo", {}, "the network of 'interlaced', on its pseudo-labels"),
     "second_stage": ("pseudo", {"decoder_depth": 0}, "3-D only, pseudo-labels of 'interlaced'"),
 }
-BATCH = 4
-ROOMS = 85  # training rooms of the published weights
-FALSE_ALARMS = 0.03
-COPIES = 1  # augmented poolings of a scan
-
-Loss = Callable[[MIT, Scan, Any], Tensor]
+BATCH = 16
+ROOMS = 600  # training rooms of the published weights
+START_RATE, RATE = 2e-3, 1e-3
+FALSE_ALARMS = 0.01
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of crossfuse data rooms")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--variant", choices=VARIANTS, default="interlaced")
-    parser.add_argument("--backbone-steps", type=int, default=300, help=f"of {BATCH} scans each")
-    parser.add_argument("--first-steps", type=int, default=350, help="of the plain CAMs alone")
-    parser.add_argument("--steps", type=int, default=600, help=f"of {BATCH} scans each")
+    parser.add_argument("--start-steps", type=int, default=2000, help="of the common start")
+    parser.add_argument("--steps", type=int, default=1000, help=f"of {BATCH} scans each")
+    parser.add_argument("--batch", type=int, default=BATCH, help="scans a step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rooms", type=int, default=None, help="use only the first so many rooms")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--publish", action="store_true", help="write assets/weights/mit at the end"
     )
 
 
-def image_encoder() -> Any:
+def image_encoder(device: str = "cpu") -> Any:
     """The frozen image encoder that MIT was trained with."""
     from crossfuse.encoders.image import load_image_encoder
     from crossfuse.encoders.views import ENCODER
 
-    return load_image_encoder(ENCODER)
+    return load_image_encoder(ENCODER, device)
 
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
-    """Train one variant and, where it is missing, its backbone; returns its validation scores."""
+    """Train one variant and, where it is missing, its start; returns its validation scores."""
     torch.set_num_threads(args.threads)
-    kind, changes, _ = VARIANTS[args.variant]
-    scans = load_scans(args.data, "train", image_encoder, limit=args.rooms)
-    pseudo: dict[str, Tensor] = {}
-    if kind == "pseudo":
-        pseudo = pseudo_labels(load_variant(args.out, "interlaced", args.seed), scans)
-    torch.manual_seed(args.seed)
-    often = torch.from_numpy(np.mean([scan.tags for scan in scans], axis=0)).float()
-    always = tuple(torch.nonzero(often >= 1).flatten().tolist()) if kind == "tags" else ()
-    model = MIT(MITConfig.small(CLASSES, everywhere=always, **changes))
-    backbone = args.out / f"backbone-{kind}-seed{args.seed}.pt"
-    parts = ("backbone.", "lift.", "place.", "cam_3d.")
-    loss = _backbone_loss(kind, pseudo)
-    _run(model, scans, backbone, args.backbone_steps, args.seed, 3e-3, loss, parts)
-    model.backbone.requires_grad_(False)
-    pooled = pool(model, scans, args.seed)
-    path = args.out / f"{args.variant}-seed{args.seed}.pt"
-    if kind == "tags" and not path.is_file():
-        _begin(model, scans, pooled, often, args.seed, args.first_steps)
-    loss = _fusion_loss(kind, pseudo, pooled, often)
-    slow = ("place.", "cam_3d.", "cam_2d.", "view_in.") if kind == "tags" else ()
-    _run(model, scans, path, args.steps, args.seed, 1e-3, loss, slow=slow)
-    if kind == "tags":
-        calibrate(model.eval(), scans)
-    result = score(model.eval(), load_scans(args.data, "val", image_encoder, partial=False))
+    scans, held = read_data(args.data, args.device, args.rooms, args.threads)
+    start = Budget(args.start_steps, args.batch, START_RATE)
+    then = Budget(args.steps, args.batch, RATE)
+    bank = Bank(scans, args.device)
+    model = train_variant(args.variant, scans, bank, args.out, args.seed, start, then)
+    result = score(model, held, args.device)
     print(json.dumps({k: v for k, v in result.items() if not isinstance(v, dict)}), flush=True)
     if args.publish:
-        publish(args, model, len(scans), result)
+        publish(args, model.cpu(), len(scans), result)
     return result
+
+
+def read_data(
+    data: Path, device: str, rooms: int | None = None, workers: int = 1
+) -> tuple[list[Scan], list[Scan]]:
+    """Training scans, whole and partial, and the whole scans of the validation rooms."""
+
+    def encoder() -> Any:
+        return image_encoder(device)
+
+    scans = load_scans(data, "train", encoder, limit=rooms, copies=COPIES, workers=workers)
+    return scans, load_scans(data, "val", encoder, partial=False, workers=workers)
+
+
+def train_variant(
+    variant: str,
+    scans: Sequence[Scan],
+    bank: Bank,
+    out: Path,
+    seed: int,
+    start: Budget,
+    then: Budget,
+) -> MIT:
+    """One variant, in eval mode on the bank's device; its checkpoints are kept in ``out``."""
+    kind, changes, _ = VARIANTS[variant]
+    torch.manual_seed(seed)
+    path = out / f"{variant}-seed{seed}.pt"
+    if kind == "labels":
+        model = MIT(MITConfig.small(CLASSES, **changes)).to(bank.device)
+        both = Budget(
+            start.steps + then.steps, start.batch, start.rate, start.seconds + then.seconds
+        )
+        return fit(model, bank, path, both, seed, labels_loss(scans, bank))
+    always = tuple(torch.nonzero(bank.often >= EVERYWHERE).flatten().tolist())
+    plain = MIT(MITConfig.small(CLASSES, everywhere=always, decoder_depth=0)).to(bank.device)
+    began = fit(plain, bank, out / f"start-seed{seed}.pt", start, seed, tags_loss(bank))
+    loss = tags_loss(bank)
+    if kind == "pseudo":
+        teacher = load_variant(out, "interlaced", seed).to(bank.device)
+        calibrate(teacher, scans, bank.device)
+        loss = pseudo_loss(teacher)
+    torch.manual_seed(seed)
+    model = MIT(MITConfig.small(CLASSES, everywhere=always, **changes)).to(bank.device)
+    begin_from(model, began)
+    model = fit(model, bank, path, then, seed + 1000, loss)
+    if kind == "tags":
+        calibrate(model, scans, bank.device)
+    return model
+
+
+def tags_loss(bank: Bank) -> Loss:
+    """What tags can teach."""
+    return lambda model, batch, share: tag_loss(model(**batch.inputs), batch.tags, bank.often)
+
+
+def labels_loss(scans: Sequence[Scan], bank: Bank) -> Loss:
+    """Point labels of supervoxels, for the upper bound only."""
+    counts = [torch.from_numpy(s.histogram[:, :-1].astype(np.float32)) for s in scans]
+    known = [count.to(bank.device) for count in counts]
+
+    def loss(model: MIT, batch: Batch, share: float) -> Tensor:
+        out = model(**batch.inputs)
+        target = pad_sequence([known[i] for i in batch.which], batch_first=True)
+        target = target[:, : out.cam_3d.shape[1]]  # the last pieces may have lost all voxels
+        values = [
+            supervised_loss(cam.float().flatten(0, 1), target.flatten(0, 1))
+            for cam in (segment_logits(out), out.cam_3d)
+        ]
+        return values[0] + 0.5 * values[1] + class_losses(out, batch.tags)
+
+    return loss
+
+
+def pseudo_loss(teacher: MIT) -> Loss:
+    """Cross-entropy to the pseudo-labels of a frozen teacher, which sees the photographs too."""
+
+    def loss(model: MIT, batch: Batch, share: float) -> Tensor:
+        with torch.no_grad():
+            target = pseudo_labels(teacher(**batch.inputs), batch.tags).flatten()
+        out = model(**batch.inputs)
+        values = [
+            F.cross_entropy(cam.float().flatten(0, 1), target, ignore_index=-1)
+            for cam in (segment_logits(out), out.cam_3d)
+        ]
+        return values[0] + 0.5 * values[1] + class_losses(out, batch.tags)
+
+    return loss
+
+
+def pseudo_labels(out: MITOutput, tags: Tensor) -> Tensor:
+    """(B, M) class of each supervoxel, -1 where the model is not sure (below one half).
+
+    Restricted to the tags (B, K); every tagged class keeps the supervoxel it likes best.
+    """
+    chance = segment_logits(out).float().masked_fill(~tags[:, None], -1e4).softmax(-1)
+    chance = chance.masked_fill(~out.segment_mask[..., None], 0.0)
+    top, label = chance.max(-1)
+    label = torch.where(top < 0.5, -1, label)
+    for c in range(tags.shape[1]):
+        best = chance[..., c].argmax(1, keepdim=True)
+        forced = torch.where(tags[:, c : c + 1], c, label.gather(1, best))
+        label = label.scatter(1, best, forced)
+    return label
+
+
+@torch.inference_mode()
+def calibrate(
+    model: MIT,
+    scans: Sequence[Scan],
+    device: str | torch.device = "cpu",
+    rate: float = FALSE_ALARMS,
+    most: int = 200,
+) -> None:
+    """Lower the bias of each class until it seldom speaks where its tag is absent.
+
+    Of the points of scans without a class, at most the share ``rate`` keeps a positive logit for
+    it. Only tags are used. The reference at 0 and classes of nearly all scans stay as they are.
+    """
+    plain: list[Tensor] = []
+    decoded: list[Tensor] = []
+    sizes: list[Tensor] = []
+    absent: list[Tensor] = []
+    tags = np.stack([scan.tags for scan in scans])
+    for index in range(0, len(scans), max(1, len(scans) // most)):
+        out = model(**scan_inputs(scans[index], device))
+        plain.append(out.cam_3d[0].float())
+        decoded.append(segment_logits(out)[0].float())
+        sizes.append(torch.bincount(torch.from_numpy(scans[index].segment)).to(plain[-1]))
+        absent.append(~torch.from_numpy(tags[index]).to(device).expand(len(sizes[-1]), -1))
+    size, missing = torch.cat(sizes), torch.cat(absent)
+    last = cast(torch.nn.Linear, model.cam_decoded[-1])
+    for c in np.flatnonzero(tags.mean(0) < 0.9).tolist():
+        where = missing[:, c]
+        ends = [_upper(torch.cat(cams)[where, c], size[where], rate) for cams in (plain, decoded)]
+        model.cam_3d.bias[c] -= ends[0]
+        last.bias[c] -= ends[1] - ends[0]
+
+
+def _upper(values: Tensor, weights: Tensor, rate: float) -> float:
+    """The value that the weighted share ``rate`` of the values exceeds, or 0 if it is below."""
+    order = values.argsort(descending=True)
+    passed = weights[order].cumsum(0) / weights.sum()
+    at = int((passed < rate).sum().clamp(max=len(values) - 1))
+    return max(0.0, float(values[order][at]))
 
 
 def publish(args: argparse.Namespace, model: MIT, scans: int, result: dict[str, Any]) -> Path:
@@ -120,332 +240,12 @@ def publish(args: argparse.Namespace, model: MIT, scans: int, result: dict[str, 
         "licence": "Apache-2.0; furniture CC0, CC BY 3.0 via Sweet Home 3D (see ATTRIBUTION)",
         "variant": VARIANTS[args.variant][2],
         "seed": args.seed,
-        "limits": "Trained on synthetic rooms only; classes with one or two training meshes "
-        "(toilet, refrigerator) hardly carry over; one seed.",
+        "limits": "Trained on synthetic rooms only.",
         "command": f"crossfuse data rooms --out DIR --scenes {ROOMS} --seed 11 && crossfuse train "
-        f"mit --data DIR --out RUNS --variant {args.variant} --publish",
+        f"mit --data DIR --out RUNS --device cuda --variant {args.variant} --publish",
         "metrics": {f"validation, {result['scans']} rooms of unseen furniture": result},
     }
     return save_weights("mit", model, card, half=True)
-
-
-def _run(
-    model: MIT,
-    scans: Sequence[Scan],
-    path: Path,
-    steps: int,
-    seed: int,
-    rate: float,
-    loss: Loss,
-    parts: tuple[str, ...] = ("",),
-    slow: tuple[str, ...] = (),
-) -> None:
-    """Optimise the parameters whose names begin with ``parts`` until ``steps``.
-
-    The state is written to ``path`` as it goes, and taken up from there.
-    """
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and n.startswith(parts)]
-    wide = [p for _, p in named if p.ndim > 1]
-    flat = [p for _, p in named if p.ndim <= 1]
-    # What already means something moves slowly.
-    early = {id(p) for n, p in named if n.startswith(slow)}
-    groups = [
-        {
-            "params": [p for p in part if (id(p) in early) == late],
-            "weight_decay": decay,
-            "share": 0.2 if late else 1.0,
-        }
-        for part, decay in ((wide, 0.02), (flat, 0.0))
-        for late in (False, True)
-    ]
-    optimiser = torch.optim.AdamW(groups, lr=rate)
-    first = 0
-    if path.is_file():
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["steps"] != steps:
-            raise CrossfuseError(
-                f"{path} belongs to a run of {state['steps']} steps; use the same number "
-                "or another --out."
-            )
-        model.load_state_dict({**model.state_dict(), **state["model"]})
-        first = int(state["step"])
-        if first < steps:
-            optimiser.load_state_dict(state["optimiser"])
-    model.train()
-    mean, since = 0.0, time.monotonic()
-    for step in range(first, steps):
-        rng = np.random.default_rng([seed, step])
-        torch.manual_seed(seed * 100_003 + step)
-        warm, left = min(1.0, (step + 1) / (0.1 * steps)), step / steps
-        for group in optimiser.param_groups:
-            group["lr"] = rate * group["share"] * warm * (0.5 + 0.5 * math.cos(math.pi * left))
-        optimiser.zero_grad()
-        for index in rng.choice(len(scans), BATCH, replace=False):
-            value = loss(model, scans[index], (rng, left)) / BATCH
-            value.backward()
-            mean += value.item()
-        torch.nn.utils.clip_grad_norm_([*wide, *flat], 2.0)
-        optimiser.step()
-        if (step + 1) % 25 == 0 or step + 1 == steps:
-            _save(path, model, optimiser, step + 1, steps, parts)
-            seconds = time.monotonic() - since
-            print(
-                f"{path.stem} {step + 1}/{steps} loss {mean / 25:.3f} {seconds:.0f} s", flush=True
-            )
-            mean = 0.0
-
-
-def _save(
-    path: Path, model: MIT, optimiser: Any, step: int, steps: int, parts: tuple[str, ...]
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".part")
-    torch.save(
-        {
-            "model": {n: v for n, v in model.state_dict().items() if n.startswith(parts)},
-            "optimiser": optimiser.state_dict(),
-            "step": step,
-            "steps": steps,
-            "config": json.dumps(asdict(model.config)),
-        },
-        scratch,
-    )
-    scratch.rename(path)
-
-
-def _target_loss(logits: Tensor, scan: Scan, kind: str, pseudo: dict[str, Tensor]) -> Tensor:
-    """Loss of (M, K) logits for supervoxels whose labels, true or pseudo, are known."""
-    if kind == "labels":
-        counts = torch.from_numpy(scan.histogram[: len(logits), :-1].astype(np.float32))
-        return supervised_loss(logits, counts)
-    return F.cross_entropy(logits, pseudo[scan.name][: len(logits)], ignore_index=-1)
-
-
-def _backbone_loss(kind: str, pseudo: dict[str, Tensor]) -> Loss:
-    def loss(model: MIT, scan: Scan, state: Any) -> Tensor:
-        rng, left = state
-        cloud = model.segment_inputs(**_cloud_only(scan_inputs(scan, rng)))
-        tokens = model.segment_tokens(cloud["segments"], cloud["places"], cloud["segment_mask"])
-        logits, mask = model.cam_3d(tokens), cloud["segment_mask"]
-        if kind != "tags":
-            return _target_loss(logits[0], scan, kind, pseudo) + cloud["scatter"].mean()
-        tags = torch.from_numpy(scan.tags)[None]
-        p3 = masked_mean(logits.softmax(-1), mask)
-        total = candidate_loss(logits, mask, tags, 0.5 if left > 0.3 else 0.0)
-        total = total + F.binary_cross_entropy(p3.clamp(1e-6, 1 - 1e-6), tags.float())
-        return total + cloud["scatter"].mean()
-
-    return loss
-
-
-def _cloud_only(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    names = ("cells", "voxel_features", "positions", "voxel_mask", "segment")
-    return {name: inputs[name] for name in names}
-
-
-@torch.inference_mode()
-def pool(model: MIT, scans: Sequence[Scan], seed: int) -> dict[str, list[dict[str, Tensor]]]:
-    """Pooled features of every scan under ``COPIES`` augmentations, by scan name."""
-    model.eval()
-    pooled = {}
-    for number, scan in enumerate(scans):
-        pooled[scan.name] = [
-            model.segment_inputs(
-                **_cloud_only(scan_inputs(scan, np.random.default_rng([seed, number, copy])))
-            )
-            for copy in range(COPIES)
-        ]
-    return pooled
-
-
-def _fusion_loss(
-    kind: str,
-    pseudo: dict[str, Tensor],
-    pooled: dict[str, list[dict[str, Tensor]]],
-    often: Tensor,
-) -> Loss:
-    def loss(model: MIT, scan: Scan, state: Any) -> Tensor:
-        rng, _ = state
-        cloud = pooled[scan.name][int(rng.integers(COPIES))]
-        views, patches = _some_views(scan, rng)
-        mask = cloud["segment_mask"].clone()
-        # Fewer tokens a step: regularises, and halves the cost.
-        mask &= torch.from_numpy(rng.random(mask.shape) > rng.uniform(0.2, 0.6))
-        mask[0, int(rng.integers(mask.shape[1]))] = True
-        kept = torch.nonzero(mask[0]).flatten()
-        out = model.fuse(
-            cloud["segments"][:, kept].clone(),
-            cloud["places"][:, kept].clone(),
-            mask[:, kept],
-            cloud["scatter"].clone() * 0,
-            **_as_tensors(views, patches),
-        )
-        assert out.cam_decoded is not None
-        tags = torch.from_numpy(scan.tags)[None]
-        terms = paper_losses(out, tags)
-        if kind == "tags":
-            del terms["cam_3d"]
-            sides = [(out.cam_decoded, out.segment_mask), (out.cam_3d, out.segment_mask)]
-            if out.class_scores:
-                sides.append((out.cam_2d, out.view_mask))
-                del terms["cam_2d"]
-            found = [instance_loss(cam, of, tags, often) for cam, of in sides]
-        else:
-            part = _Kept(scan, kept)
-            del terms["cam_3d"]
-            both = (out.cam_decoded, 1.0), (out.cam_3d, 0.5)
-            found = [w * part.loss(c[0], kind, pseudo) for c, w in both]
-        return torch.stack([*terms.values(), *found]).sum()
-
-    return loss
-
-
-def _begin(
-    model: MIT,
-    scans: Sequence[Scan],
-    pooled: dict[str, list[dict[str, Tensor]]],
-    often: Tensor,
-    seed: int,
-    steps: int,
-) -> None:
-    """Teach the two plain CAMs by multiple-instance learning, before there is a transformer.
-
-    Only shapes and colours of supervoxels and the vectors of photographs take part, so that it
-    takes seconds; the transformer then starts from a CAM that means something.
-    """
-    rng = np.random.default_rng([seed, 99])
-    batch = min(20, len(scans))
-    places = torch.cat([pooled[scan.name][0]["places"][0] for scan in scans])
-    mean, spread = places.mean(0), places.std(0) + 1e-6
-    standard = cast(Standardise, model.place[0])
-    with torch.no_grad():
-        standard.mean.copy_(mean)
-        standard.spread.copy_(spread)
-        cast(torch.nn.Linear, model.lift).weight.zero_()
-        cast(torch.nn.Linear, model.lift).bias.zero_()
-    for part in (model.place, model.cam_3d):  # the backbone's step has left its own values here
-        for layer in part.modules():
-            if isinstance(layer, torch.nn.Linear):
-                layer.reset_parameters()
-    learnt = [
-        parameter
-        for part in (model.place, model.cam_3d, model.view_in, model.cam_2d)
-        for parameter in part.parameters()
-    ]
-    optimiser = torch.optim.AdamW(learnt, lr=4e-3, weight_decay=0.02)
-    for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = (
-                4e-3 * min(1, (step + 1) / 30) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
-            )
-        chosen = [scans[i] for i in rng.choice(len(scans), batch, replace=False)]
-        tags = torch.from_numpy(np.stack([scan.tags for scan in chosen]))
-        inside = [pooled[scan.name][int(rng.integers(COPIES))]["places"][0] for scan in chosen]
-        cloud, cloud_mask = _padded(inside)
-        views, view_mask = _padded([torch.from_numpy(s.views.astype(np.float32)) for s in chosen])
-        noise = spread * 0.05 * torch.randn(cloud.shape)
-        cam = model.plain_cam(model.place(cloud + noise))
-        loss = instance_loss(cam, cloud_mask, tags, often)
-        seen = F.dropout(views, 0.3)
-        loss = loss + instance_loss(model.cam_2d(model.view_in(seen)), view_mask, tags, often)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-
-
-def _padded(items: list[Tensor]) -> tuple[Tensor, Tensor]:
-    values = torch.nn.utils.rnn.pad_sequence([item.clone() for item in items], batch_first=True)
-    size = torch.tensor([len(item) for item in items])
-    return values, torch.arange(values.shape[1]) < size[:, None]
-
-
-@torch.inference_mode()
-def calibrate(
-    model: MIT, scans: Sequence[Scan], rate: float = FALSE_ALARMS, most: int = 96
-) -> None:
-    """Move the bias of each class so that it seldom speaks where its tag is absent.
-
-    Of the points of scans without a class, the share ``rate`` keeps a positive logit for it. Only
-    tags are used. Classes of every scan are the reference, at 0, and stay.
-    """
-    step = max(1, len(scans) // most)
-    plain: list[Tensor] = []
-    decoded: list[Tensor] = []
-    sizes: list[Tensor] = []
-    absent: list[Tensor] = []
-    for scan in scans[::step]:
-        out = model(**scan_inputs(scan))
-        plain.append(out.cam_3d[0])
-        decoded.append(out.cam_decoded[0])
-        sizes.append(torch.from_numpy(scan.histogram.sum(1)).float())
-        absent.append(~torch.from_numpy(scan.tags).expand(len(sizes[-1]), -1))
-    size, missing = torch.cat(sizes), torch.cat(absent)
-    last = cast(torch.nn.Linear, model.cam_decoded[-1])
-    for c in range(len(model.config.classes)):
-        where = missing[:, c]
-        if c in model.config.everywhere or not where.any():
-            continue
-        ends = [_upper(torch.cat(cams)[where, c], size[where], rate) for cams in (plain, decoded)]
-        model.cam_3d.bias[c] -= ends[0]
-        last.bias[c] -= ends[1] - ends[0]
-
-
-def _upper(values: Tensor, weights: Tensor, rate: float) -> float:
-    """The value that the weighted share ``rate`` of the values exceeds."""
-    order = values.argsort(descending=True)
-    passed = weights[order].cumsum(0) / weights.sum()
-    return float(values[order][int((passed < rate).sum().clamp(max=len(values) - 1))])
-
-
-class _Kept:
-    """The targets of the supervoxels that a step kept."""
-
-    def __init__(self, scan: Scan, kept: Tensor) -> None:
-        self.scan, self.kept = scan, kept
-
-    def loss(self, logits: Tensor, kind: str, pseudo: dict[str, Tensor]) -> Tensor:
-        if kind == "labels":
-            counts = torch.from_numpy(self.scan.histogram[:, :-1].astype(np.float32))
-            return supervised_loss(logits, counts[self.kept])
-        target = pseudo[self.scan.name][self.kept]
-        if not (target >= 0).any():
-            return logits.sum() * 0
-        return F.cross_entropy(logits, target, ignore_index=-1)
-
-
-def _some_views(scan: Scan, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    count = len(scan.views)
-    least = min(count, 4)
-    chosen = rng.choice(count, int(rng.integers(least, min(count, 10) + 1)), replace=False)
-    cells = rng.choice(scan.patches.shape[1], 6, replace=False)
-    return scan.views[chosen], scan.patches[chosen][:, cells]
-
-
-def _as_tensors(views: np.ndarray, patches: np.ndarray) -> dict[str, Any]:
-    return {
-        "view_features": torch.from_numpy(views.astype(np.float32))[None],
-        "view_mask": torch.ones(1, len(views), dtype=torch.bool),
-        "patch_features": torch.from_numpy(patches.astype(np.float32))[None],
-    }
-
-
-@torch.inference_mode()
-def pseudo_labels(model: MIT, scans: Sequence[Scan]) -> dict[str, Tensor]:
-    """Class of each supervoxel of every scan, -1 where the model is not sure (below one half).
-
-    Restricted to the scan's tags; every tagged class keeps the supervoxel it likes best.
-    """
-    labels = {}
-    for scan in scans:
-        out = model(**scan_inputs(scan))
-        tags = torch.from_numpy(scan.tags)
-        chance = out.cam_decoded[0].masked_fill(~tags, -1e4).softmax(-1)
-        top, label = chance.max(-1)
-        label = torch.where(top < 0.5, -1, label)
-        for c in torch.nonzero(tags).flatten().tolist():
-            label[chance[:, c].argmax()] = c
-        labels[scan.name] = label.clone()
-    return labels
 
 
 def load_variant(out: Path, variant: str, seed: int) -> MIT:
@@ -455,15 +255,7 @@ def load_variant(out: Path, variant: str, seed: int) -> MIT:
         CrossfuseError: it has not been trained.
     """
     path = Path(out) / f"{variant}-seed{seed}.pt"
-    if not path.is_file():
-        raise CrossfuseError(f"{path} is not there: crossfuse train mit --variant {variant}")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    config: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(state["config"]).items()
-    }
-    model = MIT(MITConfig(**config))
-    model.load_state_dict(state["model"])
-    return model.eval()
+    return load_checkpoint(path, f"crossfuse train mit --variant {variant}")
 
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:

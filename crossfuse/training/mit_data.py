@@ -1,36 +1,41 @@
-"""Scans for training MIT: cached features of CrossFuse Rooms, augmentation, batches.
+"""Scans for training MIT: what is kept of CrossFuse Rooms, read back whole and in parts.
 
-Each room is read once; its voxels, supervoxels and frozen image features are kept beside it in
-``features.npz``. Training sees a scan's *tags*; the labels stored here are for evaluation and the
-fully supervised upper bound, and are named so.
+Each room is read once; its voxels and supervoxels are kept beside it in ``cloud.npz``, the frozen
+image features of its photographs in ``views.npz``. Training sees a scan's *tags*; the labels stored
+here are for evaluation and the fully supervised upper bound, and are named so.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from crossfuse.data.point_scene import VOXEL, prepare
 from crossfuse.data.rooms import CLASSES
-from crossfuse.encoders.views import view_features
+from crossfuse.encoders.views import PHOTO_SIDE, view_features
 from crossfuse.errors import CrossfuseError
 
-CACHE_VERSION = 1
+COPIES = 3  # of every training photograph: itself, and two changed ones
 
 
 @dataclass(frozen=True)
 class Scan:
     """One scan: a whole room, or the part of it that a few photographs cover.
 
-    ``tags`` (K,) bool is all that training with tags may look at. ``histogram`` (M, K + 1): points
-    of each class in each supervoxel, the last column for unlabelled ones (evaluation only).
+    ``places`` (N, 3) metres, ``features`` (N, F), ``segment`` (N,) of its voxels; ``views``
+    (C, V, D) and ``patches`` (C, V, P, D) frozen features of C copies of each photograph, the first
+    one unchanged. ``tags`` (K,) bool is all that training with tags may look at. ``histogram``
+    (M, K + 1): points of each class in each supervoxel, the last column for unlabelled ones
+    (evaluation and the upper bound only).
     """
 
     name: str
@@ -44,42 +49,89 @@ class Scan:
     whole: bool
 
 
-def cache_room(folder: Path, encoder: Any) -> Path:
-    """Compute and store the features of one room unless they are there."""
-    from PIL import Image
-
-    target = folder / "features.npz"
+def cache_cloud(folder: Path) -> Path:
+    """Compute and store voxels and supervoxels of one room unless they are there."""
+    target = folder / "cloud.npz"
     if target.is_file():
         return target
     points = np.load(folder / "points.npz")
-    scene = prepare(points["positions"], points["colours"] / np.float32(255))
-    labels, of_voxel = points["labels"], scene.voxels.of_point
-    seen = np.zeros(len(scene.voxels), np.uint16)
-    np.bitwise_or.at(seen, of_voxel, points["seen"])
+    store_cloud(target, *(points[n] for n in ("positions", "colours", "labels", "seen")))
+    return target
+
+
+def store_cloud(
+    target: Path, positions: np.ndarray, colours: np.ndarray, labels: np.ndarray, seen: np.ndarray
+) -> None:
+    """Write what is kept of a room's points (see ``crossfuse.data.rooms`` for the arrays)."""
+    scene = prepare(positions, colours / np.float32(255))
+    of_voxel = scene.voxels.of_point
+    seen_by = np.zeros(len(scene.voxels), np.uint16)
+    np.bitwise_or.at(seen_by, of_voxel, seen)
     known = np.where(labels < len(CLASSES), labels, len(CLASSES)).astype(np.int64)
     # Points by (voxel, class), so that a partial scan can count its own points.
     pairs, counts = np.unique(of_voxel * 32 + known, return_counts=True)
-    photos = [
-        np.asarray(Image.open(path).convert("RGB"))
-        for path in sorted((folder / "photos").glob("*.jpg"))
-    ]
-    views, patches = view_features(encoder, photos)
+    _store(
+        target,
+        places=scene.places.astype(np.float32),
+        features=scene.features.astype(np.float16),
+        segment=scene.segment.astype(np.uint16),
+        seen=seen_by,
+        pairs=pairs,
+        pair_counts=counts.astype(np.int32),
+    )
+
+
+def cache_views(folder: Path, encoder: Any, copies: int) -> Path:
+    """Compute and store the frozen features of one room's photographs unless they are there."""
+    target = folder / "views.npz"
+    if target.is_file():
+        with np.load(target) as file:
+            if len(file["views"]) >= copies:
+                return target
+    paths = sorted((folder / "photos").glob("*.jpg"))
+    photos = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    rng = np.random.default_rng(len(folder.name) * 1000 + int(folder.name[-4:]))
+    changed = [changed_photo(photo, rng) for _ in range(copies - 1) for photo in photos]
+    views, patches = view_features(encoder, [*photos, *changed], batch_size=32)
+    _store(
+        target,
+        views=views.reshape(copies, len(photos), -1).astype(np.float16),
+        patches=patches.reshape(copies, len(photos), *patches.shape[1:]).astype(np.float16),
+    )
+    return target
+
+
+def changed_photo(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A photograph cropped, perhaps mirrored, in other light and colours, at the encoder's size."""
+    height, width = photo.shape[:2]
+    scale = PHOTO_SIDE / max(height, width)
+    share = rng.uniform(0.65, 1.0)
+    wide, tall = width * share, height * share
+    left, top = rng.uniform(0, width - wide), rng.uniform(0, height - tall)
+    image = Image.fromarray(photo).resize(
+        (round(width * scale), round(height * scale)),
+        Image.Resampling.BILINEAR,
+        (left, top, left + wide, top + tall),
+        reducing_gap=2.0,
+    )
+    pixels = np.asarray(image, np.float32)
+    if rng.random() < 0.5:
+        pixels = pixels[:, ::-1]
+    grey = pixels.mean(axis=2, keepdims=True)
+    pixels = grey + (pixels - grey) * np.float32(rng.uniform(0.5, 1.4))  # saturation
+    pixels = (pixels - 110) * np.float32(rng.uniform(0.7, 1.35)) + np.float32(
+        rng.uniform(80, 145)
+    )  # contrast, brightness
+    pixels = pixels * rng.uniform(0.88, 1.12, 3).astype(np.float32)
+    pixels += rng.standard_normal(pixels.shape, np.float32) * np.float32(rng.uniform(0, 8))
+    return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+def _store(target: Path, **arrays: np.ndarray) -> None:
     scratch = target.with_suffix(".part")
     with scratch.open("wb") as file:
-        np.savez(
-            file,
-            version=CACHE_VERSION,
-            places=scene.places.astype(np.float32),
-            features=scene.features.astype(np.float16),
-            segment=scene.segment.astype(np.uint16),
-            seen=seen,
-            pairs=pairs,
-            pair_counts=counts.astype(np.int32),
-            views=views.astype(np.float16),
-            patches=patches.astype(np.float16),
-        )
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     scratch.rename(target)
-    return target
 
 
 def rooms_in(data: str | Path, split: str) -> list[Path]:
@@ -104,28 +156,38 @@ def load_scans(
     *,
     partial: bool = True,
     limit: int | None = None,
+    copies: int = 1,
+    workers: int = 1,
 ) -> list[Scan]:
     """All scans of a split, features computed where they are missing.
 
     Args:
         encoder: builds the image encoder; called only if a room has no features yet.
         partial: also the partial scans of each room.
+        copies: of every photograph; the second and later ones are changed.
+        workers: threads that prepare rooms.
     """
+    folders = rooms_in(data, split)[:limit]
     built: list[Any] = []
-    scans: list[Scan] = []
-    for folder in rooms_in(data, split)[:limit]:
-        if not (folder / "features.npz").is_file() and not built:
-            built.append(encoder())
-        cache_room(folder, built[0] if built else None)
-        scans.extend(read_room(folder, partial=partial))
-    return scans
+    if not all((folder / "views.npz").is_file() for folder in folders):
+        built.append(encoder())
+
+    def load(folder: Path) -> list[Scan]:
+        cache_cloud(folder)
+        cache_views(folder, built[0] if built else None, copies)
+        return read_room(folder, partial=partial)
+
+    with ThreadPoolExecutor(workers) as pool:
+        return [scan for scans in pool.map(load, folders) for scan in scans]
 
 
 def read_room(folder: Path, *, partial: bool) -> list[Scan]:
     """The whole scan of a cached room, then its partial ones."""
     info = json.loads((folder / "room.json").read_text())
-    with np.load(folder / "features.npz") as file:
-        cached = {name: file[name] for name in file.files}
+    cached = {}
+    for name in ("cloud.npz", "views.npz"):
+        with np.load(folder / name) as file:
+            cached |= {key: file[key] for key in file.files}
     scans = [_part(cached, info["tags"], None, folder.name)]
     if partial:
         for index, part in enumerate(info["scans"]):
@@ -135,22 +197,24 @@ def read_room(folder: Path, *, partial: bool) -> list[Scan]:
 
 
 def _part(
-    cached: dict[str, np.ndarray], tags: list[int], views: list[int] | None, name: str
+    cached: dict[str, np.ndarray], tags: list[int], views: Sequence[int] | None, name: str
 ) -> Scan:
     count = len(CLASSES)
     keep = np.ones(len(cached["segment"]), bool)
-    chosen = np.arange(len(cached["views"]))
+    chosen: Any = slice(None)
     if views is not None:
         mask = np.uint16(sum(1 << v for v in views))
         keep = (cached["seen"] & mask) > 0
         chosen = np.array(views)
-    present, segment = np.unique(cached["segment"][keep].astype(np.int64), return_inverse=True)
-    renumber = np.full(len(keep), -1)
-    renumber[keep] = segment
+    old = cached["segment"].astype(np.int64)
+    there = np.bincount(old[keep], minlength=int(old.max()) + 1) > 0
+    renumber = np.cumsum(there) - 1
+    segment = renumber[old[keep]]
     voxel, label = np.divmod(cached["pairs"], 32)
     inside = keep[voxel]
-    histogram = np.zeros((len(present), count + 1), np.int64)
-    np.add.at(histogram, (renumber[voxel[inside]], label[inside]), cached["pair_counts"][inside])
+    where = renumber[old[voxel[inside]]] * (count + 1) + label[inside]
+    sums = np.bincount(where, cached["pair_counts"][inside], int(there.sum()) * (count + 1))
+    histogram = sums.astype(np.int64).reshape(-1, count + 1)
     flags = np.zeros(count, bool)
     flags[tags] = True
     return Scan(
@@ -158,66 +222,26 @@ def _part(
         cached["places"][keep],
         cached["features"][keep],
         segment,
-        cached["views"][chosen],
-        cached["patches"][chosen],
+        cached["views"][:, chosen],
+        cached["patches"][:, chosen],
         flags,
         histogram,
         views is None,
     )
 
 
-def scan_inputs(scan: Scan, rng: np.random.Generator | None = None) -> dict[str, Tensor]:
-    """Keyword arguments of ``MIT.forward`` for one scan, augmented when ``rng`` is given.
-
-    Augmentation: turn about the vertical, mirror, scale .9 to 1.1, lost voxels, colour gains and
-    offsets, colour lost altogether, lost photographs.
-    """
-    places = scan.places.astype(np.float32)
-    features = scan.features.astype(np.float32)
-    segment, views, patches = scan.segment, scan.views, scan.patches
-    if rng is not None:
-        kept = rng.random(len(places)) > rng.uniform(0, 0.3)
-        kept[:2] = True
-        places, features, segment = places[kept], features[kept], segment[kept]
-        places = _turned(places, rng)
-        features = _recoloured(features, rng)
-        if len(views) > 4:
-            chosen = rng.choice(len(views), int(rng.integers(4, len(views) + 1)), replace=False)
-            views, patches = views[chosen], patches[chosen]
-    cells = np.floor(places / VOXEL).astype(np.int64)
-    cells -= cells.min(axis=0)
-    first = np.unique(cells, axis=0, return_index=True)[1] if rng is not None else slice(None)
-    return {
-        "cells": torch.from_numpy(cells[first])[None],
-        "voxel_features": torch.from_numpy(features[first])[None],
-        "positions": torch.from_numpy(places[first])[None],
-        "voxel_mask": torch.ones(1, len(cells[first]), dtype=torch.bool),
-        "segment": torch.from_numpy(segment[first])[None],
-        "view_features": torch.from_numpy(views.astype(np.float32))[None],
-        "view_mask": torch.ones(1, len(views), dtype=torch.bool),
-        "patch_features": torch.from_numpy(patches.astype(np.float32))[None],
+def scan_inputs(scan: Scan, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """Keyword arguments of ``MIT.forward`` for one scan as it is."""
+    cells = np.floor(scan.places / VOXEL).astype(np.int64)
+    many, photos = len(cells), scan.views.shape[1]
+    inputs = {
+        "cells": torch.from_numpy(cells - cells.min(axis=0)),
+        "voxel_features": torch.from_numpy(scan.features.astype(np.float32)),
+        "positions": torch.from_numpy(scan.places.astype(np.float32)),
+        "voxel_mask": torch.ones(many, dtype=torch.bool),
+        "segment": torch.from_numpy(scan.segment.astype(np.int64)),
+        "view_features": torch.from_numpy(scan.views[0].astype(np.float32)),
+        "view_mask": torch.ones(photos, dtype=torch.bool),
+        "patch_features": torch.from_numpy(scan.patches[0].astype(np.float32)),
     }
-
-
-def _turned(places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    angle = rng.uniform(0, 2 * np.pi)
-    cosine, sine = np.cos(angle), np.sin(angle)
-    turn = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]], np.float32)
-    if rng.random() < 0.5:
-        turn[:, 0] *= -1
-    return (places @ turn.T) * np.float32(rng.uniform(0.9, 1.1))
-
-
-def _recoloured(features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    features = features.copy()
-    colour = features[:, :3]
-    if rng.random() < 0.1:
-        colour[:] = 0
-    else:
-        gain = rng.uniform(0.7, 1.3) * rng.uniform(0.85, 1.15, 3)
-        colour[:] = (colour + 0.5) * gain - 0.5 + rng.normal(0, 0.08)
-        if rng.random() < 0.3:  # some scanners see nearly grey
-            colour[:] += (colour.mean(axis=1, keepdims=True) - colour) * rng.uniform(0.3, 1)
-    features[:, 3] *= rng.uniform(0.95, 1.05)
-    features += rng.normal(0, 0.02, features.shape).astype(np.float32)
-    return features
+    return {name: value[None].to(device) for name, value in inputs.items()}

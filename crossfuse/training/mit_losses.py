@@ -6,9 +6,9 @@ Of the paper (all with weight 1; MLSM = multi-label soft margin):
 
 p3 = mean over supervoxels of softmax over classes of the 3-D CAM; since its entries sum to 1,
 BCE(p3) cannot reach 0 for a scan with several tags. L_pair asks that the class token of one stream
-is most like the same class's token of the other. Added here, for the CAM on decoded tokens
-(:func:`candidate_loss`): every supervoxel is of *one of the tagged classes*, and every tagged class
-is *somewhere*, which is all that tags say.
+is most like the same class's token of the other. Here the CAMs are pooled by attention instead of
+by the mean (:func:`instance_loss`): a tag is explained by the few supervoxels, photographs or cells
+that speak for it most, not by all of them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from torch.nn import functional as F
 
 from crossfuse.models.mit import MITOutput
 from crossfuse.models.mit_answers import pooled
+
+EVERYWHERE = 0.98  # tags of a class that more scans have say nothing about how it looks
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -38,47 +40,34 @@ def pair_loss(scores: tuple[Tensor, ...]) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def paper_losses(out: MITOutput, tags: Tensor) -> dict[str, Tensor]:
-    """The published terms by name. ``tags`` (B, K) bool."""
+def class_losses(out: MITOutput, tags: Tensor) -> Tensor:
+    """The published terms on class tokens: their logits against the tags (B, K), and L_pair."""
     wanted = tags.to(out.class_3d.dtype)
     soft = F.multilabel_soft_margin_loss
-    p3 = masked_mean(out.cam_3d.softmax(-1), out.segment_mask)
-    terms = {
-        "class_3d": soft(out.class_3d, wanted),
-        "cam_3d": F.binary_cross_entropy(p3.clamp(1e-6, 1 - 1e-6), wanted),
-        "scatter": out.scatter.mean(),
-    }
+    total = soft(out.class_3d, wanted)
     if out.class_scores:
-        terms["class_2d"] = soft(out.class_2d, wanted)
-        terms["class_fused"] = soft(out.class_fused, wanted)
-        terms["cam_2d"] = soft(masked_mean(out.cam_2d, out.view_mask), wanted)
-        terms["pair"] = pair_loss(out.class_scores)
-    return terms
+        total = total + soft(out.class_2d, wanted) + soft(out.class_fused, wanted)
+        total = total + pair_loss(out.class_scores)
+    return total
 
 
-def candidate_loss(logits: Tensor, mask: Tensor, tags: Tensor, sharpen: float = 0.0) -> Tensor:
-    """What tags say about supervoxels, given logits (B, M, K), mask (B, M) and tags (B, K) bool.
+def tag_loss(out: MITOutput, tags: Tensor, often: Tensor) -> Tensor:
+    """All that a set of tags can teach: published terms and those added here.
 
-    The sum of three terms: -log of the probability that a supervoxel is of a tagged class;
-    -log of each tagged class's probability on the few supervoxels it likes best; and, with
-    weight ``sharpen``, the cross-entropy to the model's own answer restricted to the tags
-    (the belief step of partial-label learning; Lv et al., ICML 2020, arXiv 2002.08053).
+    The published terms on the plain CAMs (mean pooling) give way to pooling by attention.
+
+    Args:
+        tags: (B, K) bool; often: (K,) share of scans that have each class.
     """
-    logp = logits.log_softmax(-1)
-    outside = ~tags[:, None]
-    among = logp.masked_fill(outside, -1e4).logsumexp(-1)
-    weight = mask.to(logits.dtype)
-    total = weight.sum().clamp(min=1)
-    allowed = -(among * weight).sum() / total
-    hidden = logp.exp().masked_fill(~mask[..., None], 0.0)
-    best = hidden.topk(max(1, logits.shape[1] // 40), dim=1).values.mean(1)
-    there = -(best.clamp(min=1e-6).log() * tags).sum() / tags.sum().clamp(min=1)
-    loss = allowed + 0.5 * there
-    if sharpen:
-        belief = logp.detach().masked_fill(outside, -1e4).softmax(-1)
-        own = -(belief * logp).sum(-1)
-        loss = loss + sharpen * (own * weight).sum() / total
-    return loss
+    total = class_losses(out, tags) + out.scatter.mean()
+    sides = [(out.cam_3d, out.segment_mask)]
+    if out.cam_decoded is not None:
+        sides.append((out.cam_decoded, out.segment_mask))
+    for cam, mask in sides:
+        total = total + instance_loss(cam.float(), mask, tags, often)
+    if out.class_scores:
+        total = total + instance_loss(out.cam_2d.float(), out.view_mask, tags, often)
+    return total
 
 
 def instance_loss(logits: Tensor, mask: Tensor, tags: Tensor, often: Tensor) -> Tensor:
@@ -89,11 +78,11 @@ def instance_loss(logits: Tensor, mask: Tensor, tags: Tensor, often: Tensor) -> 
 
     Args:
         logits: (B, N, K) of supervoxels or photographs; mask: (B, N); tags: (B, K) bool.
-        often: (K,) share of scans that have each class; classes in all scans are left out.
+        often: (K,) share of scans that have each class; classes of (nearly) all scans are left out.
     """
     wanted = tags.to(logits.dtype)
     share = often.clamp(0.015, 0.985)
-    weight = torch.where(tags, 0.5 / share, 0.5 / (1 - share)) * (often < 1)
+    weight = torch.where(tags, 0.5 / share, 0.5 / (1 - share)) * (often < EVERYWHERE)
     return F.binary_cross_entropy_with_logits(pooled(logits, mask), wanted, weight=weight)
 
 

@@ -39,14 +39,14 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
 
 
 @torch.inference_mode()
-def score(model: MIT, scans: Sequence[Scan]) -> dict[str, Any]:
+def score(model: MIT, scans: Sequence[Scan], device: str | torch.device = "cpu") -> dict[str, Any]:
     """Percent mIoU and accuracy with predicted and with given tags, and tag mAP in 0..1."""
     names = model.config.classes
     tables = {key: np.zeros((len(names),) * 2, np.int64) for key in ("predicted", "given", "cam")}
     chance, truth = [], []
     for scan in scans:
-        out: MITOutput = model(**scan_inputs(scan))
-        tags = torch.from_numpy(scan.tags)[None].float()
+        out: MITOutput = model(**scan_inputs(scan, device))
+        tags = torch.from_numpy(scan.tags)[None].float().to(device)
         logits = segment_logits(out)
         answers = {
             "predicted": with_tags(logits, tag_probabilities(out)),
@@ -54,8 +54,8 @@ def score(model: MIT, scans: Sequence[Scan]) -> dict[str, Any]:
             "cam": with_tags(out.cam_3d, tags),
         }
         for key, answer in answers.items():
-            tables[key] += confusion(scan.histogram, answer[0].argmax(-1).numpy())
-        chance.append(tag_probabilities(out)[0].numpy())
+            tables[key] += confusion(scan.histogram, answer[0].argmax(-1).cpu().numpy())
+        chance.append(tag_probabilities(out)[0].cpu().numpy())
         truth.append(scan.tags)
     by_class = {key: iou(table) for key, table in tables.items()}
     found, wanted = np.array(chance), np.array(truth)

@@ -15,16 +15,22 @@ from crossfuse.models.sparse_unet import (
     SparseUNet,
     SparseUNetConfig,
     batch_grid,
+    upward,
     voxel_keys,
 )
 
+either = pytest.mark.parametrize("tables", [False, True], ids=["rulebook", "tables"])
 
-def _full_grid(shape: tuple[int, int, int], seed: int = 0) -> tuple[Grid, torch.Tensor]:
+
+def _full_grid(
+    shape: tuple[int, int, int], tables: bool, seed: int = 0
+) -> tuple[Grid, torch.Tensor]:
     cells = torch.stack(
         torch.meshgrid(*[torch.arange(n) for n in shape], indexing="ij"), -1
     ).reshape(-1, 3)
     shuffle = torch.randperm(len(cells), generator=torch.Generator().manual_seed(seed))
-    grid, order = batch_grid(cells[shuffle][None], torch.ones(1, len(cells), dtype=torch.bool))
+    mask = torch.ones(1, len(cells), dtype=torch.bool)
+    grid, order = batch_grid(cells[shuffle][None], mask, tables)
     return grid, shuffle[order]
 
 
@@ -32,10 +38,11 @@ def _dense(weight: torch.Tensor, size: int) -> torch.Tensor:
     return weight.reshape(size, size, size, *weight.shape[1:]).permute(4, 3, 0, 1, 2)
 
 
+@either
 @pytest.mark.parametrize("kernel", [3, 5])
-def test_submanifold_equals_conv3d_on_a_full_grid(kernel: int) -> None:
+def test_submanifold_equals_conv3d_on_a_full_grid(kernel: int, tables: bool) -> None:
     torch.manual_seed(0)
-    grid, order = _full_grid((4, 6, 7))
+    grid, order = _full_grid((4, 6, 7), tables)
     x = torch.randn(1, 5, 4, 6, 7, requires_grad=True)
     layer = SparseConv(kernel**3, 5, 3)
     rows = x[0].flatten(1).T[order]
@@ -51,11 +58,12 @@ def test_submanifold_equals_conv3d_on_a_full_grid(kernel: int) -> None:
         torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-3)
 
 
-def test_submanifold_equals_masked_conv3d_on_a_sparse_grid() -> None:
+@either
+def test_submanifold_equals_masked_conv3d_on_a_sparse_grid(tables: bool) -> None:
     torch.manual_seed(1)
     occupied = torch.rand(6, 6, 6) < 0.3
     cells = torch.nonzero(occupied)
-    grid, order = batch_grid(cells[None], torch.ones(1, len(cells), dtype=torch.bool))
+    grid, order = batch_grid(cells[None], torch.ones(1, len(cells), dtype=torch.bool), tables)
     x = torch.randn(1, 4, 6, 6, 6) * occupied
     layer = SparseConv(27, 4, 4)
     at = cells[order]
@@ -65,9 +73,10 @@ def test_submanifold_equals_masked_conv3d_on_a_sparse_grid() -> None:
     torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-4)
 
 
-def test_strided_and_transposed_equal_conv3d() -> None:
+@either
+def test_strided_and_transposed_equal_conv3d(tables: bool) -> None:
     torch.manual_seed(2)
-    grid, order = _full_grid((4, 6, 8))
+    grid, order = _full_grid((4, 6, 8), tables)
     x = torch.randn(1, 3, 4, 6, 8)
     coarse, _, _ = grid.coarser()
     down = SparseConv(8, 3, 5)
@@ -75,11 +84,27 @@ def test_strided_and_transposed_equal_conv3d() -> None:
     want = F.conv3d(x, _dense(down.weight, 2), stride=2)
     torch.testing.assert_close(got, want[0].flatten(1).T, atol=2e-5, rtol=1e-4)
     up = SparseConv(8, 5, 2)
-    rules = [(parent, row) for row, parent in grid.octant_rules()]
-    back = up(got, rules, len(grid))
+    back = up(got, upward(grid.octant_rules()), len(grid))
     kernel = up.weight.reshape(2, 2, 2, 5, 2).permute(3, 4, 0, 1, 2)
     dense = F.conv_transpose3d(want, kernel, stride=2)
     torch.testing.assert_close(back, dense[0].flatten(1).T[order], atol=2e-5, rtol=1e-4)
+
+
+def test_tables_and_rulebooks_give_the_same_network_and_gradients() -> None:
+    torch.manual_seed(4)
+    net = SparseUNet(SparseUNetConfig.small(3)).eval()
+    cells = torch.randint(0, 12, (2, 150, 3))
+    cells = torch.stack([part.unique(dim=0)[:120] for part in cells])
+    mask = torch.rand(2, 120) < 0.9
+    results = []
+    for tables in (False, True):
+        grid, order = batch_grid(cells, mask, tables)
+        x = torch.sin(torch.arange(len(grid) * 3.0)).view(-1, 3)[order].requires_grad_()
+        out = net(x, grid)
+        grads = torch.autograd.grad(out.square().sum(), [x, *net.parameters()])
+        results.append([out, *grads])
+    for rulebook, table in zip(*results, strict=True):
+        torch.testing.assert_close(rulebook, table, atol=1e-4, rtol=1e-3)
 
 
 def test_samples_of_a_batch_do_not_touch() -> None:

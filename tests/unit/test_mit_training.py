@@ -11,16 +11,18 @@ import pytest
 import torch
 
 from crossfuse.data.rooms import CLASSES
+from crossfuse.errors import CrossfuseError
 from crossfuse.models.mit import MIT, MITConfig
 from crossfuse.models.mit_answers import pooled, with_tags
 from crossfuse.training import mit as recipe
-from crossfuse.training.mit_data import Scan, scan_inputs
+from crossfuse.training.mit import pseudo_labels
+from crossfuse.training.mit_batches import Bank
+from crossfuse.training.mit_data import Scan, changed_photo, scan_inputs
 from crossfuse.training.mit_losses import (
-    candidate_loss,
     instance_loss,
     pair_loss,
-    paper_losses,
     supervised_loss,
+    tag_loss,
 )
 from crossfuse.training.mit_score import average_precision, confusion, iou, score
 
@@ -37,8 +39,8 @@ def scan(seed: int) -> Scan:
     histogram = np.zeros((3, len(CLASSES) + 1), np.int64)
     histogram[[0, 1, 2], [1, 0, 5 + seed % 2]] = 100
     features = rng.normal(0, 0.3, (300, 7)).astype(np.float32)
-    views = rng.normal(size=(5, 1280)).astype(np.float32)
-    patches = rng.normal(size=(5, 12, 1280)).astype(np.float32)
+    views = rng.normal(size=(2, 5, 1280)).astype(np.float32)
+    patches = rng.normal(size=(2, 5, 12, 1280)).astype(np.float32)
     name = f"room_{seed:04d}"
     return Scan(name, places, features, segment, views, patches, tags, histogram, True)
 
@@ -54,11 +56,7 @@ def test_tag_losses_prefer_what_fits_the_tags() -> None:
     fit = torch.tensor([[[9.0, -9, -9], [9, -9, -9], [-9, 9, -9], [-9, 9, -9]]])
     wrong = torch.tensor([[[-9.0, -9, 9], [9, -9, -9], [-9, -9, 9], [9, -9, -9]]])
     often = torch.tensor([0.5, 0.5, 0.5])
-    for loss in (
-        lambda logits: candidate_loss(logits, mask, tags, 0.5),
-        lambda logits: instance_loss(logits, mask, tags, often),
-    ):
-        assert loss(fit) < 0.1 < loss(wrong)
+    assert instance_loss(fit, mask, tags, often) < 0.1 < instance_loss(wrong, mask, tags, often)
     assert instance_loss(wrong, mask, tags, torch.ones(3)).item() == 0  # no contrast, no lesson
 
 
@@ -97,38 +95,66 @@ def test_scores_leave_unlabelled_points_and_absent_classes_out() -> None:
     assert np.isnan(average_precision(np.zeros(2), np.zeros(2, bool)))
 
 
-def test_augmentation_keeps_the_supervoxels_together() -> None:
-    one = scan(0)
-    inputs = scan_inputs(one, np.random.default_rng(1))
+def test_batches_are_augmented_repeatable_and_keep_supervoxels_together() -> None:
+    scans = [scan(i) for i in range(3)]
+    bank = Bank(scans, "cpu")
+    one, same, other = bank.batch([0, 2], 1), bank.batch([0, 2], 1), bank.batch([0, 2], 2)
+    for name, value in one.inputs.items():
+        assert torch.equal(value, same.inputs[name])
+    assert one.tags.tolist() == [scans[0].tags.tolist(), scans[2].tags.tolist()]
+    assert not torch.equal(one.inputs["positions"], other.inputs["positions"])
+    inputs = one.inputs
     assert inputs["cells"].min() == 0
-    assert set(inputs["segment"].unique().tolist()) <= {0, 1, 2}
-    assert inputs["cells"].shape[:2] == inputs["voxel_mask"].shape
-    plain = scan_inputs(one)
-    assert plain["cells"].shape[1] == len(one.places)
+    for sample in range(2):
+        kept = inputs["cells"][sample][inputs["voxel_mask"][sample]]
+        assert len(kept.unique(dim=0)) == len(kept) > 100  # no cell twice
+    assert torch.equal(inputs["segment"][1], torch.from_numpy(scans[2].segment).long())
+    plain = scan_inputs(scans[0])
+    assert plain["cells"].shape[1] == len(scans[0].places)
 
 
-def test_paper_losses_are_finite_for_every_variant() -> None:
+def test_photographs_vary_but_keep_their_range() -> None:
+    photo = np.random.default_rng(0).integers(0, 255, (240, 320, 3), dtype=np.uint8)
+    one = changed_photo(photo, np.random.default_rng(1))
+    assert one.shape == (168, 224, 3)
+    assert one.dtype == np.uint8
+    assert np.array_equal(one, changed_photo(photo, np.random.default_rng(1)))
+    assert not np.array_equal(one, changed_photo(photo, np.random.default_rng(2)))
+
+
+def test_pseudo_labels_keep_to_the_tags_and_name_each_of_them() -> None:
+    model = MIT(MITConfig.small(tuple(CLASSES))).eval()
+    out = model(**scan_inputs(scan(0)))
     tags = torch.from_numpy(scan(0).tags)[None]
+    labels = pseudo_labels(out, tags)
+    assert labels.shape == out.segment_mask.shape
+    named = set(labels.unique().tolist()) - {-1}
+    assert named <= set(torch.nonzero(tags[0]).flatten().tolist())
+    assert named
+
+
+def test_losses_are_finite_for_every_variant() -> None:
+    bank = Bank([scan(0), scan(1)], "cpu")
+    batch = bank.batch([0, 1], 0)
     for changes in ({}, {"decoder_depth": 0}, {"first_query": "2d"}, {"interlaced": False}):
         model = MIT(MITConfig.small(tuple(CLASSES), **changes)).train()
-        out = model(**scan_inputs(scan(0), np.random.default_rng(0)))
-        terms = paper_losses(out, tags)
-        assert all(torch.isfinite(term) for term in terms.values())
-        torch.stack(list(terms.values())).sum().backward()
+        loss = tag_loss(model(**batch.inputs), batch.tags, bank.often)
+        assert torch.isfinite(loss)
+        loss.backward()
 
 
 def test_training_runs_resumes_and_scores(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(recipe, "load_scans", lambda *_, **__: [scan(i) for i in range(4)])
     parser = argparse.ArgumentParser()
     recipe.add_train_arguments(parser)
-    line = (
-        f"--data {tmp_path} --out {tmp_path} --backbone-steps 1 --first-steps 3 --steps 2".split()
-    )
+    line = f"--data {tmp_path} --out {tmp_path} --start-steps 2 --steps 2 --batch 2".split()
     result = recipe.train(parser.parse_args(line))
     assert 0 <= result["miou"] <= 100
     again = recipe.train(parser.parse_args(line))  # everything is there: only scored
     assert again["miou"] == result["miou"]
     model = recipe.load_variant(tmp_path, "interlaced", 0)
     assert score(model, [scan(9)])["scans"] == 1
-    with pytest.raises(ValueError, match="not there"):
+    for variant in ("supervised", "second_stage"):
+        recipe.train(parser.parse_args([*line, "--variant", variant]))
+    with pytest.raises(CrossfuseError, match="not there"):
         recipe.load_variant(tmp_path, "only_3d", 0)
