@@ -22,7 +22,7 @@ SIDES = 14
 
 
 class Piece:
-    """Triangles as they are added. ``base``: usual height of the lower edge, ``top``: of its shelf."""
+    """Triangles as they are added; ``base``: height of the lower edge, ``top``: of its surface."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
