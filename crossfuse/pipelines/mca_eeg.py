@@ -1,8 +1,10 @@
 """From an EEG file to a trace: read, clean, features, fusion, score, relevance.
 
-Geometries of the trace: ``channels``, ``cells`` (bands x windows) and ``score`` (one item).
-Maps: ``relevance`` from cells to channels by occlusion and by gradient x input, ``score`` to cells
-by occlusion, and ``fusion``, channels to channels, one layer a window and one head a band.
+Geometries of the trace: ``channels``, ``cells`` (bands x windows), ``windows`` and ``score`` (one
+item). Maps: ``relevance`` from cells to channels by occlusion and by gradient x input, ``score`` to
+cells by occlusion; ``fusion``, channels to channels, one layer a window and one head a band;
+``scaling``, the same under other scales of the features; ``time``, windows to windows (an
+extension of the paper). See ``eeg_maps`` for each.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import numpy as np
 from crossfuse.engine.messages import Request, Result, content_digest
 from crossfuse.errors import CrossfuseError
 from crossfuse.geometry import Channels, TimeFrequency, Tokens
+from crossfuse.notices import Notice
 from crossfuse.trace import AttentionMap, Trace
 
 if TYPE_CHECKING:
@@ -30,8 +33,8 @@ if TYPE_CHECKING:
 RATE = 128.0
 WINDOW = 3  # columns
 BASELINE = 60.0  # seconds, when not chosen: the first minute, or a third of a short recording
-MAP_BUDGET = 3_000_000  # weights of fusion maps in one trace
-OCCLUSION_BUDGET = 64  # windows whose single channels are occluded
+MOST_ABSENT = 6  # electrodes of the classifier that are interpolated where a file lacks them
+MAX_SHOWN = 256  # EEG channels in one map
 TARGET = "logit of mental arithmetic - logit of rest"
 WORDS_OF_CARE = (
     "The classifier tells mental arithmetic from rest, learnt on 28 people in whom rest always "
@@ -51,10 +54,10 @@ def run(request: Request, context: Context) -> Result:
     Raises:
         CrossfuseError: what is wrong with the recording, and what would work.
     """
-    import torch
-
+    from crossfuse.data.eeg import cleaning
     from crossfuse.encoders.eeg_features import FeatureRecipe, extract
     from crossfuse.models.mca_eeg import MCAEEG
+    from crossfuse.pipelines import eeg_maps
 
     options = dict(request.options)
     context.stage("reading the recording", 0.0)
@@ -64,29 +67,41 @@ def run(request: Request, context: Context) -> Result:
         rest = _recording(request, context, "baseline_names", "baseline_contents", options)
     context.stage("cleaning", 0.3)
     notes: list[str] = []
-    recording, model = _prepare(whole, options, context, notes)
+    clean = cleaning.clean(whole, _steps(options))
+    recording, model = _prepare(clean, options, context, notes)
     if rest is not None:
         rest = _same_channels(rest, recording, options)
     context.stage("features", 0.4)
     recipe, lost = FeatureRecipe.paper().available(recording.rate)
     if lost:
         notes.append(
-            f"At {recording.rate:g} Hz the bands {', '.join(lost)} cannot be had; the classifier "
-            "needs all five and stays silent."
+            Notice(
+                "At {rate:g} Hz the bands {bands} cannot be had; the classifier needs all five and "
+                "stays silent.",
+                rate=recording.rate,
+                bands=", ".join(lost),
+            )
         )
         model = None
     features = extract(recording.signal, recording.rate, recipe)
     count = len(features) // WINDOW
     if count == 0:
         raise CrossfuseError(
-            f"the recording lasts {recording.seconds:.1f} s, one window needs {WINDOW} s; choose a "
-            "longer part"
+            "the recording lasts {seconds:.1f} s, one window needs {window} s; choose a "
+            "longer part",
+            seconds=recording.seconds,
+            window=WINDOW,
         )
     span = _baseline(options, recording, rest)
     reference = features if rest is None else extract(rest.signal, rest.rate, recipe)
-    de, psd = _normalised(features, reference, span, options, notes, bool(model))
+    method = str(options.get("normalise", "baseline"))
+    _say_scale(method, model is not None, notes)
+
+    def scaled(how: str) -> list[Tensor]:
+        return [_windows(part, count) for part in _normalised(features, reference, span, how)]
+
     context.stage("fusion and score", 0.55)
-    blocks = [_windows(part, count) for part in (de, psd)]
+    blocks = scaled(method)
     times = np.stack(
         [
             features.times[0 : count * WINDOW : WINDOW, 0],
@@ -94,33 +109,39 @@ def run(request: Request, context: Context) -> Result:
         ],
         axis=1,
     )
-    channels = Channels(recording.names, recording.positions)
-    cells = TimeFrequency(
-        recipe.names, np.array([(b.low, b.high) for b in recipe.de_bands], np.float32), times
-    )
+    edges = np.array([(b.low, b.high) for b in recipe.de_bands], np.float32)
+    cells = TimeFrequency(recipe.names, edges, times)
     maps: list[AttentionMap] = []
     outputs: dict[str, Any] = {}
     if isinstance(model, MCAEEG):
-        maps += _explain(model, blocks[0], blocks[1], context, outputs)
+        maps += eeg_maps.relevance(model, blocks[0], blocks[1], context, outputs)
+        outputs |= {"target": TARGET, "care": WORDS_OF_CARE}
     else:
-        maps.append(_departure(blocks[0], blocks[1]))
+        maps.append(eeg_maps.departure(blocks[0], blocks[1]))
         outputs["target"] = "mean squared departure from the baseline"
     context.stage("maps", 0.9)
-    maps += _fusion(blocks, recipe.names, options, maps, outputs, notes)
-    with torch.inference_mode():
-        fused = _fuse(blocks[0], blocks[1]).output
-    for name, part in (("de", blocks[0]), ("psd", blocks[1]), ("fused", fused)):
-        outputs[name] = part.mean(-1).permute(1, 2, 0).numpy()  # channels, bands, windows
-    outputs |= _raw(recording, times, span if rest is None else None)
+    scope = options.get("scope", "window")
+    importance = eeg_maps.importance(maps, count, len(recipe.names))
+    maps += eeg_maps.fusion(blocks, recipe.names, scope, importance, outputs, notes)
+    maps += eeg_maps.scalings(scaled, recipe.names, importance, outputs)
+    windows, across = eeg_maps.across_time(blocks, recipe.names, times, notes)
+    maps += across
+    outputs |= eeg_maps.before_and_after(blocks)
+    outputs |= _raw(clean, whole, times, span if rest is None else None)
     meta = {
         "target": outputs["target"],
         "recording": {"seconds": recording.seconds, "rate": recording.rate, "format": whole.format},
         "baseline": list(span),
         "baseline_from": "a recording of its own" if rest is not None else "this recording",
-        "normalise": options.get("normalise", "baseline"),
-        "scope": options.get("scope", "window"),
+        "normalise": method,
+        "scope": scope,
     }
-    geometries = {"channels": channels, "cells": cells, "score": Tokens(("score",))}
+    geometries = {
+        "channels": Channels(recording.names, recording.positions),
+        "cells": cells,
+        "windows": windows,
+        "score": Tokens(("score",)),
+    }
     trace = Trace("mca_eeg", geometries, tuple(maps), meta)
     everything = dict.fromkeys((*recording.notes, *notes))
     return Result(trace, outputs, tuple(everything), dict(context.timings))
@@ -151,18 +172,11 @@ def _recording(
 
 
 def _prepare(
-    whole: Recording, options: dict[str, Any], context: Context, notes: list[str]
+    clean: Recording, options: dict[str, Any], context: Context, notes: list[str]
 ) -> tuple[Recording, MCAEEG | None]:
-    """Clean, choose channels, and say whether the classifier can speak."""
+    """Choose channels, and say whether the classifier can speak."""
     from crossfuse.data.eeg import cleaning, montage
 
-    clean = cleaning.clean(whole, _steps(options))
-    odd = [name for name in cleaning.propose_bad(clean) if name not in clean.bad]
-    if odd:
-        notes.append(
-            f"Unlike the other channels in size, or like none of them: {', '.join(odd)}. Mark them "
-            "bad to have them interpolated."
-        )
     eeg = [
         name
         for name, kind in zip(clean.names, clean.kinds, strict=True)
@@ -175,21 +189,39 @@ def _prepare(
         )
     if options.get("channels", "classifier") == "classifier":
         absent = [name for name in montage.TEN_TWENTY if name not in eeg]
-        if len(absent) <= 6:
-            good = clean.pick(eeg)
-            chosen = cleaning.complete(good, montage.TEN_TWENTY)
-            if whole.rate < RATE:
-                notes.append(f"{whole.rate:g} Hz is below the 128 Hz the classifier was learnt on.")
+        if len(absent) <= MOST_ABSENT:
+            chosen = cleaning.complete(clean.pick(eeg), montage.TEN_TWENTY, MOST_ABSENT)
+            if clean.rate < RATE:
+                notes.append(
+                    Notice(
+                        "{rate:g} Hz is below the 128 Hz the classifier was learnt on.",
+                        rate=clean.rate,
+                    )
+                )
             model: Any = context.model("mca_eeg")
             return chosen, model
         notes.append(
-            f"The classifier needs the 19 electrodes of the 10-20 system and {len(absent)} of them "
-            f"are absent ({', '.join(absent[:8])}{'...' if len(absent) > 8 else ''}); the maps are "
-            "shown without it."
+            Notice(
+                "The classifier needs the 19 electrodes of the 10-20 system and {count} of them "
+                "are absent ({names}); the maps are shown without it.",
+                count=len(absent),
+                names=", ".join(absent[:8]) + ("..." if len(absent) > 8 else ""),
+            )
         )
     else:
-        notes.append("All channels are shown; the classifier, which has 19 of its own, is silent.")
-    return clean.pick(eeg), None
+        notes.append(
+            Notice("All channels are shown; the classifier, which has 19 of its own, is silent.")
+        )
+    if len(eeg) > MAX_SHOWN:
+        notes.append(
+            Notice(
+                "Of {count} EEG channels the first {shown} are analysed; a map of all would be too "
+                "large to be read.",
+                count=len(eeg),
+                shown=MAX_SHOWN,
+            )
+        )
+    return clean.pick(eeg[:MAX_SHOWN]), None
 
 
 def _steps(options: dict[str, Any]) -> Any:
@@ -228,203 +260,45 @@ def _baseline(
     return float(start), float(stop)
 
 
-def _normalised(
-    features: Features,
-    reference: Features,
-    span: tuple[float, float],
-    options: dict[str, Any],
-    notes: list[str],
-    classified: bool,
-) -> tuple[Tensor, Tensor]:
-    from crossfuse.encoders.eeg_normalise import Normalisation, Statistics, normalise
-
-    method = str(options.get("normalise", "baseline"))
-    rule = Normalisation(method=method)  # type: ignore[arg-type]
-    if method in ("subtract", "none"):  # decibels as they are: neither smoothed nor cut
-        rule = replace(Normalisation.paper(), method=method)  # type: ignore[arg-type]
+def _say_scale(method: str, classified: bool, notes: list[str]) -> None:
     if method == "recording":
-        first, last = 0, len(features)
-        reference = features
-        notes.append("Scaled by the whole recording: transductive, the judged part included.")
-    else:
-        first = round(span[0] / features.recipe.column)
-        last = round(span[1] / features.recipe.column)
+        notes.append(
+            Notice("Scaled by the whole recording: transductive, the judged part included.")
+        )
     if method != "baseline" and classified:
         notes.append(
-            f"The classifier was learnt on features scaled by a baseline; under {method!r} its "
-            "score means little."
+            Notice(
+                "The classifier was learnt on features scaled by a baseline; under {method!r} its "
+                "score means little.",
+                method=method,
+            )
         )
-    parts = []
-    for own, base in ((features.de, reference.de), (features.psd, reference.psd)):
-        statistics = Statistics.of(base[..., first:last])
-        parts.append(normalise(own, statistics, rule))
-    return parts[0], parts[1]
+
+
+def _normalised(
+    features: Features, reference: Features, span: tuple[float, float], method: str
+) -> tuple[Tensor, Tensor]:
+    """DE and PSD under a scale; "subtract" and "none" are decibels, neither smoothed nor cut."""
+    from crossfuse.encoders.eeg_normalise import Normalisation, Statistics, normalise
+
+    rule = Normalisation(method=method)  # type: ignore[arg-type]
+    if method in ("subtract", "none"):
+        rule = replace(Normalisation.paper(), method=method)  # type: ignore[arg-type]
+    if method == "recording":
+        first, last, reference = 0, len(features), features
+    else:
+        first, last = (round(edge / features.recipe.column) for edge in span)
+    de, psd = (
+        normalise(own, Statistics.of(base[..., first:last]), rule)
+        for own, base in ((features.de, reference.de), (features.psd, reference.psd))
+    )
+    return de, psd
 
 
 def _windows(columns: Tensor, count: int) -> Tensor:
     """(C, F, T) -> (windows, C, F, W)."""
     blocks = columns[..., : count * WINDOW].unflatten(-1, (count, WINDOW))
     return blocks.permute(2, 0, 1, 3).contiguous()
-
-
-def _fuse(de: Tensor, psd: Tensor, want: Any = None) -> Any:
-    from crossfuse.attention import NOTHING
-    from crossfuse.models.mca_eeg import mutual_cross_attention
-
-    return mutual_cross_attention(de, psd, want=want or NOTHING)
-
-
-def _explain(
-    model: MCAEEG, de: Tensor, psd: Tensor, context: Context, outputs: dict[str, Any]
-) -> list[AttentionMap]:
-    """Scores of all windows, and what they rest on."""
-    import torch
-
-    from crossfuse.explain import eeg
-
-    base = eeg.scores(model, de, psd)
-    outputs["score"] = base.numpy().astype(np.float32)
-    outputs["probability"] = torch.sigmoid(base).numpy().astype(np.float32)
-    outputs["target"] = TARGET
-    outputs["care"] = WORDS_OF_CARE
-    context.stage("relevance of bands", 0.6)
-    bands = eeg.occlude_bands(model, de, psd, base)  # (windows, bands)
-    outputs["cells"] = bands.T.numpy()
-    context.stage("relevance by gradient", 0.65)
-    gradient = eeg.gradient_input(model, de, psd)  # (windows, bands, channels)
-    count = len(de)
-    strongest = torch.argsort(bands.abs().amax(1), descending=True)[:OCCLUSION_BUDGET]
-    held = torch.sort(strongest).values
-
-    def report(fraction: float) -> None:
-        context.stage("relevance by occlusion", 0.7 + 0.2 * fraction)
-
-    report(0.0)
-    occluded = eeg.occlude_channels(model, de[held], psd[held], base[held], report)
-    rows = None
-    if len(held) < count:
-        band_index = torch.arange(bands.shape[1])[:, None] * count
-        rows = (band_index + held[None, :]).flatten().numpy()
-    return [
-        AttentionMap(
-            "score",
-            0,
-            "occlusion",
-            "score",
-            "cells",
-            bands.T.reshape(1, 1, -1).numpy(),
-            None,
-            ("all bands",),
-            "relevance",
-        ),
-        AttentionMap(
-            "relevance",
-            0,
-            "occlusion",
-            "cells",
-            "channels",
-            _by_cell(occluded),
-            rows,
-            ("all bands",),
-            "relevance",
-        ),
-        AttentionMap(
-            "relevance",
-            0,
-            "gradient",
-            "cells",
-            "channels",
-            _by_cell(gradient),
-            None,
-            ("all bands",),
-            "relevance",
-        ),
-    ]
-
-
-def _by_cell(values: Tensor) -> np.ndarray:
-    """(windows, bands, channels) -> (1, bands * windows, channels) float32."""
-    return values.permute(1, 0, 2).flatten(0, 1)[None].float().numpy()
-
-
-def _departure(de: Tensor, psd: Tensor) -> AttentionMap:
-    """Where there is no classifier: how far each cell and channel is from the baseline."""
-    square = 0.5 * (de.square() + psd.square()).mean(-1)  # windows, channels, bands
-    return AttentionMap(
-        "relevance",
-        0,
-        "departure",
-        "cells",
-        "channels",
-        _by_cell(square.transpose(1, 2)),
-        None,
-        ("all bands",),
-        "departure",
-    )
-
-
-def _fusion(
-    blocks: list[Tensor],
-    names: tuple[str, ...],
-    options: dict[str, Any],
-    maps: list[AttentionMap],
-    outputs: dict[str, Any],
-    notes: list[str],
-) -> list[AttentionMap]:
-    """Channel x channel maps: of every window, or of the most telling ones where that is much."""
-    import torch
-
-    from crossfuse.attention import Want
-    from crossfuse.encoders.eeg_normalise import saturation
-
-    de, psd = blocks
-    count, channels, bands, _ = de.shape
-    scope = options.get("scope", "window")
-    if scope == "trial":  # the paper's: one pair of maps for all columns
-        de, psd = (part.permute(1, 2, 0, 3).flatten(2)[None] for part in (de, psd))
-        chosen = np.array([0])
-    else:
-        most = max(1, MAP_BUDGET // (2 * bands * channels * channels))
-        importance = np.abs(_importance(maps, count, bands)).max(0)
-        chosen = np.sort(np.argsort(-importance, kind="stable")[:most])
-        if len(chosen) < count:
-            notes.append(
-                f"Fusion maps are kept of the {len(chosen)} most telling of {count} windows."
-            )
-    with torch.inference_mode():
-        fused = _fuse(de[chosen], psd[chosen], Want.everything())
-    top, entropy = saturation(fused.maps[0].weights)
-    outputs["saturation"] = (top, entropy, 1 / channels)
-    if top > 0.5:
-        notes.append(
-            f"Saturated fusion: the largest weight of a row is {top:.2f} on average (1/{channels} "
-            "would be even). The size of the units decides, not the likeness of channels."
-        )
-    outputs["fusion_windows"] = chosen
-    return [
-        AttentionMap(
-            "fusion",
-            int(window),
-            record.direction,
-            "channels",
-            "channels",
-            record.weights[place].numpy(),
-            None,
-            names,
-            "attention",
-        )
-        for place, window in enumerate(chosen)
-        for record in fused.maps
-    ]
-
-
-def _importance(maps: list[AttentionMap], count: int, bands: int) -> np.ndarray:
-    """(bands, windows) from the first map that speaks of cells."""
-    for entry in maps:
-        if entry.query == "score":
-            return entry.weights.reshape(bands, count)
-    summed: np.ndarray = maps[0].weights[0].sum(-1).reshape(bands, count)
-    return summed
 
 
 @dataclass(frozen=True)
@@ -445,14 +319,22 @@ def _packed(signal: np.ndarray) -> _Pack:
 
 
 def _raw(
-    recording: Recording, times: np.ndarray, span: tuple[float, float] | None
+    clean: Recording, whole: Recording, times: np.ndarray, span: tuple[float, float] | None
 ) -> dict[str, Any]:
-    pack = _packed(recording.signal)
-    marks = recording.annotations
+    """The traces of every channel of the file, and what is known of each channel."""
+    from crossfuse.data.eeg import cleaning
+
+    pack = _packed(clean.signal)
+    marks = clean.annotations
     return {
         "signal": pack.values,
         "signal_factors": pack.factors,
-        "rate": recording.rate,
+        "signal_names": clean.names,
+        "signal_kinds": clean.kinds,
+        "bad_in_file": whole.bad,
+        "bad_left": clean.bad,  # neither mended nor used
+        "proposed": cleaning.propose_bad(whole),
+        "rate": clean.rate,
         "times": times,
         "annotation_onsets": np.array([m.onset for m in marks], np.float32),
         "annotation_durations": np.array([m.duration for m in marks], np.float32),

@@ -14,6 +14,7 @@ import numpy as np
 from crossfuse.data.eeg import montage
 from crossfuse.data.eeg.recording import Recording
 from crossfuse.errors import CrossfuseError
+from crossfuse.notices import Notice
 
 
 @dataclass(frozen=True)
@@ -112,23 +113,37 @@ def reference(recording: Recording, how: str) -> Recording:
     return replace(recording, signal=signal).noted(f"EEG channels are referred to {label}.")
 
 
-def propose_bad(recording: Recording, factor: float = 3.5) -> tuple[str, ...]:
-    """EEG channels whose log amplitude is far from the others' (robust z-score beyond ``factor``),
-    or that correlate with no other channel (largest |r| below 0.15, of eight channels or more)."""
-    eeg = [i for i, kind in enumerate(recording.kinds) if kind == "eeg"]
+def propose_bad(recording: Recording, factor: float = 3.5) -> dict[str, Notice]:
+    """EEG channels that look broken, each with the reason; bad ones of the file are left out.
+
+    Criteria: the log of the signal's steps is far from the other channels' (robust z-score beyond
+    ``factor``), or the channel correlates with no other (largest |r| below 0.15, of eight channels
+    or more).
+    """
+    kinds = zip(recording.names, recording.kinds, strict=True)
+    eeg = [i for i, (name, kind) in enumerate(kinds) if kind == "eeg" and name not in recording.bad]
     if len(eeg) < 4:
-        return ()
+        return {}
     step = max(1, recording.signal.shape[1] // 60_000)
-    part = np.diff(recording.signal[eeg][:, ::step].astype(np.float64), axis=1)
+    part = np.diff(recording.signal[:, ::step][eeg].astype(np.float64), axis=1)
     size = np.log(part.std(axis=1) + 1e-6)
     middle = np.median(size)
-    scatter = 1.4826 * np.median(np.abs(size - middle))
-    strange = np.abs(size - middle) > factor * max(scatter, 0.15)
+    scatter = max(1.4826 * np.median(np.abs(size - middle)), 0.15)
+    found: dict[str, Notice] = {}
+    for place in np.flatnonzero(np.abs(size - middle) > factor * scatter):
+        ratio = float(np.exp(size[place] - middle))
+        found[recording.names[eeg[place]]] = Notice(
+            "{ratio:.2g} times the usual amplitude", ratio=ratio
+        )
     if len(eeg) >= 8:
         r = np.abs(np.corrcoef(part + 1e-12 * np.arange(part.shape[1]) % 7))
         np.fill_diagonal(r, 0)
-        strange |= np.nan_to_num(r).max(axis=1) < 0.15
-    return tuple(recording.names[eeg[i]] for i in np.flatnonzero(strange))
+        largest = np.nan_to_num(r).max(axis=1)
+        for place in np.flatnonzero(largest < 0.15):
+            name = recording.names[eeg[place]]
+            alone = Notice("like no other channel (largest |r| {r:.2f})", r=float(largest[place]))
+            found.setdefault(name, alone)
+    return found
 
 
 def interpolate(recording: Recording, names: tuple[str, ...] | None = None) -> Recording:

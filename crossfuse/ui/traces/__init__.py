@@ -7,6 +7,7 @@ frame; when it rests, the browser asks for the samples of the new place.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from crossfuse.ui.text import current_language, page_texts
 HERE = Path(__file__).parent
 BINS = 4096
 DETAIL = 60.0  # seconds of samples sent at a time
+LINE, LEAST, MOST = 14, 420, 900  # CSS pixels of a channel; least and most of all together
 WHOLE = 1_200_000  # samples; a recording with no more is sent as it is
 
 
@@ -42,13 +44,20 @@ def traces(
     overview: np.ndarray,
     digest: str,
     line: np.ndarray | None = None,
-    mark: tuple[float, float] | None = None,
+    times: np.ndarray | None = None,
+    window: int = 0,
+    follows: tuple[str, str] = ("", ""),
     annotations: tuple[tuple[float, float, str], ...] = (),
-    height: int = 460,
-) -> None:
+    states: Mapping[str, str] | None = None,
+) -> str | None:
     """Show ``signal`` (channels, samples) int16, ``factors`` µV a unit; ``overview`` from
-    :func:`envelope`. ``line``: 0..1 over the whole recording, drawn on the scrubber; ``mark``:
-    seconds to outline. ``digest`` names the recording: a new one starts at its beginning.
+    :func:`envelope`. ``line``: 0..1 over the whole recording, drawn on the scrubber. ``digest``
+    names the recording: a new one starts at its beginning.
+
+    ``times`` (windows, 2) seconds and ``window``: the one outlined at first. ``follows``: key and
+    geometry of a linked view on the same page whose pins choose the window from then on, in the
+    browser. ``states``: "marked", "bad" or "proposed" for channels that are not as the others.
+    Returns the name of a channel in the run that a click on it has caused.
     """
     samples = signal.shape[1]
     seconds = samples / rate
@@ -67,7 +76,7 @@ def traces(
         js=(HERE / "traces.js").read_text(encoding="utf-8"),
         css=(HERE / "traces.css").read_text(encoding="utf-8"),
     )
-    mount(
+    result = mount(
         key=key,
         data={
             "meta": {
@@ -78,9 +87,11 @@ def traces(
                 "first": first,
                 "last": last,
                 "bins": overview.shape[1],
-                "mark": None if mark is None else [float(v) for v in mark],
+                "window": window,
+                "follows": list(follows),
                 "annotations": [[float(a), float(b), text] for a, b, text in annotations[:2000]],
-                "height": height,
+                "height": max(LEAST, min(MOST, LINE * len(names))),
+                "states": [(states or {}).get(name, "") for name in names],
                 "texts": {
                     name.removeprefix("traces_"): text
                     for name, text in texts.items()
@@ -91,7 +102,13 @@ def traces(
             "overview": np.ascontiguousarray(overview).ravel(),
             "detail": np.ascontiguousarray(signal[:, first:last]).ravel(),
             "line": np.ascontiguousarray(np.zeros(0) if line is None else line, dtype=np.float32),
+            "times": np.ascontiguousarray(
+                np.zeros(0) if times is None else np.ravel(times), dtype=np.float32
+            ),
         },
         default={"place": None},
         on_place_change=lambda: None,
+        on_toggle_change=lambda: None,
     )
+    toggled: str | None = result.toggle
+    return toggled

@@ -27,11 +27,16 @@ function build(parent) {
   for (const canvas of [page, strip]) canvas.addEventListener("keydown", (event) => keys(view, event));
   let last = null;
   page.addEventListener("pointerdown", (event) => {
+    if (nameAt(view, event) !== null) return;
     last = event.clientX;
     page.setPointerCapture(event.pointerId);
   });
+  page.addEventListener("click", (event) => {
+    const name = nameAt(view, event);
+    if (name !== null) view.toggle("toggle", name);
+  });
   page.addEventListener("pointermove", (event) => {
-    if (last === null) return;
+    if (last === null) { page.style.cursor = nameAt(view, event) === null ? "grab" : "pointer"; return; }
     move(view, view.start - ((event.clientX - last) / (page.clientWidth - view.left)) * view.span);
     last = event.clientX;
   });
@@ -51,7 +56,30 @@ function build(parent) {
     event.preventDefault();
     move(view, view.start + (event.deltaX / 600) * view.span);
   }, { passive: false });
+  view.follow = ({ detail }) => {
+    const [id, geometry] = view.meta?.follows ?? [];
+    if (detail.view !== id || detail.geometry !== geometry || !view.times.length) return;
+    look(view, detail.item % (view.times.length / 2));
+  };
+  window.addEventListener("crossfuse:pin", view.follow);
   return view;
+}
+
+/** The channel whose name is under the pointer, or null. */
+function nameAt(view, event) {
+  if (!view.meta || !view.left) return null;
+  const box = view.page.getBoundingClientRect();
+  const line = (view.meta.height - 18) / view.meta.names.length;
+  const k = Math.floor((event.clientY - box.top) / line);
+  return event.clientX - box.left < view.left ? view.meta.names[k] ?? null : null;
+}
+
+/** Outline a window, and bring it into sight. */
+function look(view, index) {
+  view.mark = [view.times[2 * index], view.times[2 * index + 1]];
+  const [a, b] = view.mark;
+  if (a < view.start || b > view.start + view.span) move(view, (a + b) / 2 - view.span / 2);
+  ask(view);
 }
 
 function keys(view, event) {
@@ -102,7 +130,14 @@ function colours(root) {
   const style = getComputedStyle(root);
   const read = (name) => style.getPropertyValue(`--st-${name}`).trim();
   return { text: read("text-color"), primary: read("primary-color"), border: read("border-color"),
-    back: read("secondary-background-color") };
+    back: read("secondary-background-color"), bad: read("red-text-color") || "#c0392b",
+    doubt: read("orange-text-color") || "#b7791f" };
+}
+
+const SIGN = { "": "", marked: "× ", bad: "× ", proposed: "? " };
+
+function shade(c, state) {
+  return { marked: c.bad, bad: c.bad, proposed: c.doubt }[state] ?? c.text;
 }
 
 function clock(s) {
@@ -119,7 +154,7 @@ function draw(view) {
   const height = meta.height;
   const pen = fit(page, width, height);
   pen.font = `${count > 40 ? 8 : 11}px ${getComputedStyle(view.root).fontFamily}`;
-  view.left = 12 + Math.max(...meta.names.map((n) => pen.measureText(n).width));
+  view.left = 12 + Math.max(...meta.names.map((n) => pen.measureText(`× ${n}`).width));
   const { left } = view;
   const room = width - left;
   const line = (height - 18) / count;
@@ -127,11 +162,11 @@ function draw(view) {
   const end = Math.min(view.start + view.span, meta.seconds);
   pen.fillStyle = c.back;
   pen.fillRect(left, 0, room, height - 18);
-  if (meta.mark) {
+  if (view.mark) {
     pen.fillStyle = c.primary;
     pen.globalAlpha = 0.14;
-    const a = Math.max(left, x(meta.mark[0]));
-    pen.fillRect(a, 0, Math.min(width, x(meta.mark[1])) - a, height - 18);
+    const a = Math.max(left, x(view.mark[0]));
+    pen.fillRect(a, 0, Math.max(0, Math.min(width, x(view.mark[1])) - a), height - 18);
     pen.globalAlpha = 1;
   }
   pen.fillStyle = c.text;
@@ -160,6 +195,7 @@ function draw(view) {
   for (let k = 0; k < count; k++) {
     const middle = line * (k + 0.5);
     const factor = view.factors[k] * unit;
+    pen.strokeStyle = shade(c, meta.states[k]);
     pen.beginPath();
     if (sharp) {
       const a = Math.max(0, Math.floor(view.start * meta.rate) - meta.first);
@@ -197,8 +233,11 @@ function draw(view) {
   }
   pen.restore();
   pen.textAlign = "right";
+  for (let k = 0; k < count; k++) {
+    pen.fillStyle = shade(c, meta.states[k]);
+    pen.fillText(SIGN[meta.states[k]] + meta.names[k], left - 6, line * (k + 0.5));
+  }
   pen.fillStyle = c.text;
-  for (let k = 0; k < count; k++) pen.fillText(meta.names[k], left - 6, line * (k + 0.5));
   pen.textAlign = "left";
   for (const [onset, duration, text] of meta.annotations) {
     if (onset > end || onset + duration < view.start) continue;
@@ -304,7 +343,7 @@ function controls(view) {
   view.tools.append(view.now);
 }
 
-export default function ({ data, parentElement, setStateValue }) {
+export default function ({ data, parentElement, setStateValue, setTriggerValue }) {
   let view = views.get(parentElement);
   if (!view) {
     view = build(parentElement);
@@ -314,21 +353,20 @@ export default function ({ data, parentElement, setStateValue }) {
   view.meta = data.meta;
   view.t = (name) => data.meta.texts[name] ?? name;
   view.send = setStateValue;
-  for (const name of ["factors", "overview", "detail", "line"]) {
+  view.toggle = setTriggerValue;
+  for (const name of ["factors", "overview", "detail", "line", "times"]) {
     view[name] = data[name].getChildAt(0).toArray();
   }
-  if (fresh) { view.start = 0; measure(view); }
-  const mark = JSON.stringify(data.meta.mark);
-  if (fresh || mark !== view.marked) {
-    view.marked = mark;
-    if (data.meta.mark) {
-      const [a, b] = data.meta.mark;
-      if (a < view.start || b > view.start + view.span) move(view, (a + b) / 2 - view.span / 2);
-    }
+  if (fresh) {
+    view.start = 0;
+    view.mark = null;
+    measure(view);
   }
   controls(view);
+  if (fresh && view.times.length) look(view, data.meta.window);
   ask(view);
   return () => {
+    window.removeEventListener("crossfuse:pin", view.follow);
     view.size.disconnect();
     clearTimeout(view.wait);
     cancelAnimationFrame(view.frame);

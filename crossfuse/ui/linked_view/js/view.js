@@ -164,6 +164,10 @@ export class View {
     const pinned = this.state.pin(this.state.cast(source));
     this.foot.announce();
     this.report(this.describe(pinned));
+    // Other components of the page may follow a pin at once, without a run of the page.
+    window.dispatchEvent(new CustomEvent("crossfuse:pin", {
+      detail: { view: this.meta.id, geometry: pinned?.geometry ?? null, item: pinned?.item ?? null },
+    }));
     this.schedule();
   }
 

@@ -6,6 +6,7 @@ import { fitCanvas } from "../js/dom.js";
 import { formatWeight } from "../js/labels.js";
 
 const CURVE = 56; // height of the curve
+const MARKS = 16; // between curve and cells, for the names of marked stretches
 const ROW = 34; // height of a band
 const AXIS = 34; // height of the time axis
 
@@ -21,7 +22,7 @@ export function create(root, ctx) {
     if (!frame) return null;
     const window = Math.floor(((x - frame.x) / frame.width) * windows);
     const row = Math.floor((y - frame.y) / frame.row);
-    if (window < 0 || window >= windows || y < frame.y - CURVE || row >= bands) return null;
+    if (window < 0 || window >= windows || y < frame.y - frame.above || row >= bands) return null;
     return (bands - 1 - Math.max(row, 0)) * windows + window;
   }
 
@@ -57,7 +58,7 @@ export function create(root, ctx) {
   }
 
   function paintCurve(pen, values) {
-    const top = frame.y - CURVE + 8;
+    const top = frame.y - frame.above + 10;
     const height = CURVE - 16;
     pen.strokeStyle = ctx.theme.border;
     pen.lineWidth = 1;
@@ -107,28 +108,28 @@ export function create(root, ctx) {
     pen.textAlign = "left";
     if (data.options.line_label && data.arrays.line) {
       pen.textBaseline = "bottom";
-      pen.fillText(data.options.line_label, frame.x, frame.y - CURVE + 4);
+      pen.fillText(data.options.line_label, frame.x, frame.y - frame.above + 6);
     }
     pen.globalAlpha = 1;
   }
 
-  function paintSpan(pen) {
-    const { span, span_label: label } = data.options;
-    if (!span) return;
+  function paintSpans(pen) {
     const begin = geometry.times[0];
     const end = geometry.times[2 * windows - 1];
-    const x0 = frame.x + Math.max(0, (span[0] - begin) / (end - begin)) * frame.width;
-    const x1 = frame.x + Math.min(1, (span[1] - begin) / (end - begin)) * frame.width;
-    pen.fillStyle = ctx.theme.text;
-    pen.globalAlpha = 0.5;
-    pen.fillRect(x0, frame.y - 3, x1 - x0, 2);
-    if (label && x1 - x0 > 50) {
-      pen.textAlign = "right";
+    const x = (s) => frame.x + Math.min(1, Math.max(0, (s - begin) / (end - begin))) * frame.width;
+    for (const [start, stop, label] of data.options.spans ?? []) {
+      const [x0, x1] = [x(start), x(stop)];
+      pen.fillStyle = ctx.theme.text;
+      pen.globalAlpha = 0.55;
+      pen.fillRect(x0, frame.y - 3, x1 - x0, 2);
+      pen.globalAlpha = 0.8;
       pen.textBaseline = "bottom";
-      pen.globalAlpha = 0.7;
-      pen.fillText(label, x1, frame.y - 4);
+      const wide = pen.measureText(label).width;
+      // Over its stretch where there is room, else ending with it.
+      pen.textAlign = "right";
+      if (wide < Math.max(x1 - frame.x, 50)) pen.fillText(label, x1, frame.y - 4);
+      pen.globalAlpha = 1;
     }
-    pen.globalAlpha = 1;
   }
 
   function draw(picture, canvas) {
@@ -137,9 +138,10 @@ export function create(root, ctx) {
     const probe = canvas.getContext("2d");
     probe.font = `11px ${theme.font}`;
     const left = 10 + Math.max(...geometry.bands.map((name) => probe.measureText(name).width));
-    const above = data.arrays.line ? CURVE + 10 : 18;
+    const marks = data.options.spans?.length ? MARKS : 0;
+    const above = data.arrays.line ? CURVE + 6 + marks : 18;
     const row = Math.max(16, Math.min(ROW, (ctx.height() - above - AXIS) / bands));
-    frame = { x: left, y: above, width: Math.max(60, width - left - 12), row };
+    frame = { x: left, y: above, width: Math.max(60, width - left - 12), row, above };
     const pen = fitCanvas(canvas, width, above + row * bands + AXIS);
     pen.clearRect(0, 0, width, above + row * bands + AXIS);
     pen.font = `11px ${theme.font}`;
@@ -163,7 +165,7 @@ export function create(root, ctx) {
     pen.strokeRect(frame.x - 0.5, frame.y - 0.5, frame.width + 1, row * bands + 1);
     if (data.arrays.line) paintCurve(pen, data.arrays.line);
     paintAxes(pen);
-    paintSpan(pen);
+    paintSpans(pen);
     for (const item of picture.top) box(pen, item, theme.text, 1, []);
     if (picture.marked !== null) box(pen, picture.marked, theme.text, 1.4, [3, 2]);
     if (picture.source !== null) box(pen, picture.source, theme.primary, 2.4, []);

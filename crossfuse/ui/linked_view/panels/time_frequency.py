@@ -16,7 +16,7 @@ class TimeFrequencyPanel(Panel):
 
     ``base``: (bands * windows,) what is shown while no map lies on the panel, ``base_label`` what
     it is called. ``line``: (windows,) in 0..1, a curve above the cells, called ``line_label``.
-    ``span``: (start, stop) seconds shaded as the baseline, called ``span_label``.
+    ``spans``: (start, stop, label) of stretches marked above the cells, seconds.
     """
 
     kind: ClassVar[str] = "time_frequency"
@@ -25,15 +25,13 @@ class TimeFrequencyPanel(Panel):
     base_label: str = ""
     line: np.ndarray | None = None
     line_label: str = ""
-    span: tuple[float, float] | None = None
-    span_label: str = ""
+    spans: tuple[tuple[float, float, str], ...] = ()
 
     def options(self) -> dict[str, Any]:
         return {
             "base_label": self.base_label,
             "line_label": self.line_label,
-            "span": None if self.span is None else [float(v) for v in self.span],
-            "span_label": self.span_label,
+            "spans": [[float(start), float(stop), label] for start, stop, label in self.spans],
         }
 
     def arrays(self) -> dict[str, np.ndarray]:

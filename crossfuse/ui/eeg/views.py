@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from crossfuse.geometry import Channels
+from crossfuse.data.eeg.simulated import PLANT, Plant
+from crossfuse.geometry import Channels, TimeFrequency
 from crossfuse.trace import AttentionMap
 from crossfuse.ui.linked_view import Selection, linked_view
 from crossfuse.ui.linked_view.panels import MatrixPanel, ScalpPanel, TimeFrequencyPanel
@@ -43,6 +45,38 @@ def effects(result: Result) -> np.ndarray:
     return summed
 
 
+@dataclass(frozen=True)
+class Strongest:
+    """The cell with the largest effect, its electrode, and the share of all effects (absolute)
+    that lies in the planted time."""
+
+    band: str
+    start: float
+    stop: float
+    channel: str
+    share: float
+
+
+def strongest(result: Result) -> Strongest:
+    """Where relevance by occlusion is highest."""
+    assert result.trace is not None
+    cells = np.abs(effects(result))
+    band, window = peak(result)
+    times = result.outputs["times"]
+    row = result.trace.select(stage="relevance")[0].row(band * cells.shape[1] + window)
+    assert row is not None
+    truth = planted(result) or PLANT
+    inside = (times[:, 1] > truth.start) & (times[:, 0] < truth.stop)
+    axis = cast(TimeFrequency, result.trace.geometries["cells"])
+    return Strongest(
+        axis.bands[band],
+        float(times[window, 0]),
+        float(times[window, 1]),
+        result.trace.geometries["channels"].labels[int(np.abs(row).argmax())],
+        float(cells[:, inside].sum() / cells.sum()),
+    )
+
+
 def strongest_first(entry: AttentionMap, cells: np.ndarray) -> AttentionMap:
     """The same map with its rows ordered by effect: a view that is not pinned shows the first."""
     rows = np.arange(entry.weights.shape[1]) if entry.rows is None else entry.rows
@@ -58,6 +92,22 @@ def strongest_first(entry: AttentionMap, cells: np.ndarray) -> AttentionMap:
         entry.heads,
         entry.kind,
     )
+
+
+def _spans(result: Result) -> tuple[tuple[float, float, str], ...]:
+    spans = []
+    if result.outputs["baseline"] is not None:
+        start, stop = result.outputs["baseline"]
+        spans.append((start, stop, t("eeg.baseline_span")))
+    if truth := planted(result):
+        spans.append((truth.start, truth.stop, t("eeg.planted_span")))
+    return tuple(spans)
+
+
+def planted(result: Result) -> Plant | None:
+    """What was planted in the simulated recording; None for any other."""
+    assert result.trace is not None
+    return PLANT if result.trace.meta["recording"]["format"] == "simulated" else None
 
 
 def relevance_view(result: Result, method: str) -> Selection | None:
@@ -78,8 +128,7 @@ def relevance_view(result: Result, method: str) -> Selection | None:
                 base_label=t("eeg.cells_base" if classified else "eeg.cells_departure"),
                 line=result.outputs.get("probability"),
                 line_label=t("eeg.probability"),
-                span=result.outputs["baseline"],
-                span_label=t("eeg.baseline_span"),
+                spans=_spans(result),
                 width=1.75,
             ),
             ScalpPanel(
@@ -108,13 +157,19 @@ def relevance_view(result: Result, method: str) -> Selection | None:
     )
 
 
+def nearest(result: Result, stage: str, window: int) -> tuple[int, tuple[AttentionMap, ...]]:
+    """The held window next to this one, and the stage's maps of it."""
+    assert result.trace is not None
+    held = {entry.layer for entry in result.trace.select(stage=stage)}
+    found = min(sorted(held), key=lambda one: abs(one - window))
+    return found, tuple(result.trace.select(stage=stage, layer=found))
+
+
 def fusion_view(result: Result, window: int, channel: int | None) -> Selection | None:
     """Channel x channel: whom a sensor asks, DE -> PSD beside PSD -> DE."""
     assert result.trace is not None
     channels = cast(Channels, result.trace.geometries["channels"])
-    held = sorted({entry.layer for entry in result.trace.select(stage="fusion")})
-    nearest = min(held, key=lambda one: abs(one - window))
-    maps = result.trace.select(stage="fusion", layer=nearest)
+    _, maps = nearest(result, "fusion", window)
     panels: list[MatrixPanel | ScalpPanel] = []
     for direction, name in zip(BOTH, ("de_psd", "psd_de"), strict=True):
         fixed = {"direction": direction}
@@ -145,4 +200,73 @@ def fusion_view(result: Result, window: int, channel: int | None) -> Selection |
         },
         model="mca_eeg",
         trace_meta=result.trace.meta,
+    )
+
+
+def scaling_view(result: Result, window: int, channel: int | None) -> Selection | None:
+    """DE asks PSD under three scales of the same features: where decibels saturate the softmax."""
+    assert result.trace is not None
+    _, maps = nearest(result, "scaling", window)
+    facts = result.outputs["saturation_by_scale"]
+    return linked_view(
+        "eeg_scaling",
+        [
+            MatrixPanel(
+                "channels",
+                title=t(f"eeg.scaling_{name}", top=f"{facts[name][0]:.2f}"),
+                fixed={"direction": name},
+            )
+            for name in facts
+        ],
+        maps,
+        {"channels": result.trace.geometries["channels"]},
+        title=t("eeg.scaling_file"),
+        height=360,
+        selection=None if channel is None else Selection("channels", channel),
+        settings={"scale": "map", "top": 3, "head": 0},
+        texts={
+            "axis_head": t("eeg.band"),
+            "stage.scaling": t("eeg.stage_scaling"),
+            **{f"direction.{name}": t(f"eeg.normalise_{name}") for name in facts},
+        },
+        model="mca_eeg",
+        trace_meta=result.trace.meta,
+        on_select="ignore",
+    )
+
+
+def time_view(result: Result, window: int) -> Selection | None:
+    """Windows x windows, the extension: which moments a moment resembles, in both directions."""
+    assert result.trace is not None
+    windows = cast(TimeFrequency, result.trace.geometries["windows"])
+    start = result.outputs["times"][window, 0]
+    step = int(np.searchsorted(windows.times[:, 0], start, side="right")) - 1
+    panels: list[MatrixPanel | TimeFrequencyPanel] = []
+    for direction, name in zip(BOTH, ("de_psd", "psd_de"), strict=True):
+        fixed = {"direction": direction}
+        panels.append(MatrixPanel("windows", title=t(f"eeg.time_matrix_{name}"), fixed=fixed))
+        panels.append(
+            TimeFrequencyPanel(
+                "windows", title=t(f"eeg.time_{name}"), fixed=fixed, spans=_spans(result)
+            )
+        )
+    return linked_view(
+        "eeg_time",
+        panels,
+        result.trace.select(stage="time"),
+        {"windows": windows},
+        title=t("eeg.time_file"),
+        layout=[[0, 2], [1], [3]],
+        height=360,
+        selection=Selection("windows", max(0, min(step, len(windows) - 1))),
+        settings={"scale": "row", "top": 3, "head": 0},
+        texts={
+            "axis_head": t("eeg.band"),
+            "stage.time": t("eeg.stage_time"),
+            "direction.DE asks PSD": t("eeg.direction_de_psd"),
+            "direction.PSD asks DE": t("eeg.direction_psd_de"),
+        },
+        model="mca_eeg",
+        trace_meta=result.trace.meta,
+        on_select="ignore",
     )
