@@ -89,7 +89,7 @@ def start_app() -> Iterator[Callable[[str], str]]:
     yield start
     for process, _ in running.values():
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
     shutil.rmtree(folder, ignore_errors=True)
 
 
