@@ -1,10 +1,10 @@
 """Training and evaluation of MIT on CrossFuse Rooms.
 
-First a network without photographs learns from tags (``start``); every variant that learns from
-tags goes on from it for the same number of steps, so that they differ in the fusion alone. The
-upper bound learns from point labels for as long as both steps together. ``crossfuse train mit``
-runs one variant (and the start, if that is not there yet) and goes on where it was stopped;
-``crossfuse evaluate mit`` makes one table.
+First both encoders learn from tags, each for itself (``start``). Every variant that learns from
+tags goes on from there for the same number of steps with the backbone frozen, so that they differ
+in the fusion alone. The upper bound learns from point labels for as long as both steps together.
+``crossfuse train mit`` runs one variant (and the start, if that is not there yet) and goes on where
+it was stopped; ``crossfuse evaluate mit`` makes one table.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from crossfuse.data.rooms import CLASSES
-from crossfuse.models.mit import MIT, MITConfig, MITOutput
+from crossfuse.models.mit import MIT, MITConfig, MITOutput, Standardise
 from crossfuse.models.mit_answers import segment_logits
 from crossfuse.training.mit_batches import Bank, Batch
 from crossfuse.training.mit_data import COPIES, Scan, load_scans, scan_inputs
@@ -113,14 +113,16 @@ def train_variant(
     path = out / f"{variant}-seed{seed}.pt"
     if kind == "labels":
         model = MIT(MITConfig.small(CLASSES, **changes)).to(bank.device)
+        standardise(model, bank)
         both = Budget(
             start.steps + then.steps, start.batch, start.rate, start.seconds + then.seconds
         )
         return fit(model, bank, path, both, seed, labels_loss(scans, bank))
     always = tuple(torch.nonzero(bank.often >= EVERYWHERE).flatten().tolist())
     plain = MIT(MITConfig.small(CLASSES, everywhere=always, decoder_depth=0)).to(bank.device)
+    standardise(plain, bank)
     began = fit(plain, bank, out / f"start-seed{seed}.pt", start, seed, tags_loss(bank))
-    loss = tags_loss(bank)
+    loss = tags_loss(bank, photos=changes.get("decoder_depth") != 0)
     if kind == "pseudo":
         teacher = load_variant(out, "interlaced", seed).to(bank.device)
         calibrate(teacher, scans, bank.device)
@@ -128,15 +130,36 @@ def train_variant(
     torch.manual_seed(seed)
     model = MIT(MITConfig.small(CLASSES, everywhere=always, **changes)).to(bank.device)
     begin_from(model, began)
+    if kind == "tags":  # what differs is the fusion, and it learns faster so
+        model.backbone.requires_grad_(False)
     model = fit(model, bank, path, then, seed + 1000, loss)
     if kind == "tags":
         calibrate(model, scans, bank.device)
     return model
 
 
-def tags_loss(bank: Bank) -> Loss:
+@torch.no_grad()
+def standardise(model: MIT, bank: Bank, scans: int = 64) -> None:
+    """Mean and spread of what is known of a supervoxel, from some scans."""
+    names = ("cells", "voxel_features", "positions", "voxel_mask", "segment")
+    found = []
+    for first in range(0, min(scans, len(bank)), 8):
+        which = np.linspace(0, len(bank) - 1, scans).astype(int)[first : first + 8].tolist()
+        inputs = bank.batch(which, first).inputs
+        cloud = model.segment_inputs(**{name: inputs[name] for name in names})
+        found.append(cloud["places"][cloud["segment_mask"]])
+    layer = cast(Standardise, model.place[0])
+    layer.mean.copy_(torch.cat(found).mean(0))
+    layer.spread.copy_(torch.cat(found).std(0) + 1e-6)
+
+
+def tags_loss(bank: Bank, photos: bool = True) -> Loss:
     """What tags can teach."""
-    return lambda model, batch, share: tag_loss(model(**batch.inputs), batch.tags, bank.often)
+
+    def loss(model: MIT, batch: Batch, share: float) -> Tensor:
+        return tag_loss(model(**batch.inputs), batch.tags, bank.often, photos)
+
+    return loss
 
 
 def labels_loss(scans: Sequence[Scan], bank: Bank) -> Loss:

@@ -17,6 +17,7 @@ from crossfuse.training.mit_data import Scan
 
 MOST_VIEWS = 10  # photographs a step
 PATCHES = 6  # of each photograph a step
+LOST_FEATURES = 0.2  # share of image features that a scan does without (dropout)
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,13 @@ class Bank:
             views.append(self.views[index][copy, chosen].float())
             patches.append(self.patches[index][copy, chosen[:, None], cells].float())
             masks.append(torch.ones(many, dtype=torch.bool))
+        wide = views[0].shape[-1]
+        kept = rng.random((len(which), 1, wide), np.float32) >= LOST_FEATURES
+        gain = torch.from_numpy(kept / np.float32(1 - LOST_FEATURES)).to(self.device)
         return {
-            "view_features": pad_sequence(views, batch_first=True),
+            "view_features": pad_sequence(views, batch_first=True) * gain,
             "view_mask": pad_sequence(masks, batch_first=True).to(self.device),
-            "patch_features": pad_sequence(patches, batch_first=True),
+            "patch_features": pad_sequence(patches, batch_first=True) * gain[:, None],
         }
 
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from crossfuse.errors import CrossfuseError
 from crossfuse.models.mit import MIT, MITConfig
 from crossfuse.training.mit_batches import Bank, Batch
 
-AVERAGE = 0.995  # decay of the averaged weights, which are the ones that are kept
+AVERAGE = 0.99  # decay of the averaged weights, which are the ones that are kept
 
 Loss = Callable[[MIT, Batch, float], Tensor]
 
@@ -38,13 +37,30 @@ class Budget:
         return min(1.0, max(step / max(self.steps, 1), spent / self.seconds))
 
 
+class Average:
+    """An exponential moving average of a model's weights and statistics."""
+
+    def __init__(self, model: MIT) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, model: MIT) -> None:
+        self.updates += 1
+        # Early on, when everything changes, it follows quickly.
+        decay = min(AVERAGE, self.updates / (self.updates + 9))
+        pairs = zip(self.model.state_dict().values(), model.state_dict().values(), strict=True)
+        kept, new = zip(*[(a, b) for a, b in pairs if a.is_floating_point()], strict=True)
+        torch._foreach_lerp_(list(kept), list(new), 1 - decay)
+
+
 def fit(model: MIT, bank: Bank, path: Path, budget: Budget, seed: int, loss: Loss) -> MIT:
     """Train all parameters; returns the averaged model in eval mode.
 
     The state is written to ``path`` as it goes and taken up from there; a finished file is only
     read.
     """
-    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE), use_buffers=True)
+    averaged = Average(model)
     learnt = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in learnt if (p.ndim > 1) == wide], "weight_decay": decay}
@@ -54,9 +70,9 @@ def fit(model: MIT, bank: Bank, path: Path, budget: Budget, seed: int, loss: Los
     step, spent = 0, 0.0
     if path.is_file():
         state = torch.load(path, map_location=bank.device, weights_only=True)
-        averaged.module.load_state_dict(state["model"])
+        averaged.model.load_state_dict(state["model"])
         if state["done"]:
-            return cast(MIT, averaged.module.eval())
+            return averaged.model.eval()
         model.load_state_dict(state["current"])
         optimiser.load_state_dict(state["optimiser"])
         step, spent = int(state["step"]), float(state["spent"])
@@ -64,12 +80,13 @@ def fit(model: MIT, bank: Bank, path: Path, budget: Budget, seed: int, loss: Los
     queue: list[int] = []
     mean = torch.zeros((), device=bank.device)
     model.train()
+    if not any(p.requires_grad for p in model.backbone.parameters()):
+        model.backbone.eval()  # a frozen backbone keeps its statistics too
     began = time.monotonic() - spent
     while (share := budget.share(step, spent)) < 1:
         if len(queue) < budget.batch:
             queue += order.permutation(len(bank)).tolist()
         which, queue = queue[: budget.batch], queue[budget.batch :]
-        # The average follows early on, when everything changes, more quickly.
         warm = min(1.0, (share + 1e-3) / 0.05)
         for group in optimiser.param_groups:
             group["lr"] = budget.rate * warm * (0.5 + 0.5 * math.cos(math.pi * share))
@@ -82,7 +99,7 @@ def fit(model: MIT, bank: Bank, path: Path, budget: Budget, seed: int, loss: Los
         torch.nn.utils.clip_grad_norm_(learnt, 2.0)
         optimiser.step()
         if step % 2 == 0:
-            averaged.update_parameters(model)
+            averaged.update(model)
         mean += value.detach()
         step += 1
         spent = time.monotonic() - began
@@ -92,12 +109,12 @@ def fit(model: MIT, bank: Bank, path: Path, budget: Budget, seed: int, loss: Los
         if step % 1000 == 0:
             _save(path, averaged, model, optimiser, step, spent, done=False)
     _save(path, averaged, model, optimiser, step, spent, done=True)
-    return cast(MIT, averaged.module.eval())
+    return averaged.model.eval()
 
 
 def _save(
     path: Path,
-    averaged: AveragedModel,
+    averaged: Average,
     model: MIT,
     optimiser: torch.optim.Optimizer,
     step: int,
@@ -106,7 +123,7 @@ def _save(
     done: bool,
 ) -> None:
     state = {
-        "model": averaged.module.state_dict(),
+        "model": averaged.model.state_dict(),
         "step": step,
         "spent": spent,
         "done": done,

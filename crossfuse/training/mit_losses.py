@@ -40,18 +40,22 @@ def pair_loss(scores: tuple[Tensor, ...]) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def class_losses(out: MITOutput, tags: Tensor) -> Tensor:
-    """The published terms on class tokens: their logits against the tags (B, K), and L_pair."""
+def class_losses(out: MITOutput, tags: Tensor, photos: bool = True) -> Tensor:
+    """The published terms on class tokens: their logits against the tags (B, K), and L_pair.
+
+    ``photos=False`` leaves out what the photographs say; without a decoder nothing is fused.
+    """
     wanted = tags.to(out.class_3d.dtype)
     soft = F.multilabel_soft_margin_loss
     total = soft(out.class_3d, wanted)
-    if out.class_scores:
-        total = total + soft(out.class_2d, wanted) + soft(out.class_fused, wanted)
-        total = total + pair_loss(out.class_scores)
+    if photos:
+        total = total + soft(out.class_2d, wanted)
+    if photos and out.class_scores:
+        total = total + soft(out.class_fused, wanted) + pair_loss(out.class_scores)
     return total
 
 
-def tag_loss(out: MITOutput, tags: Tensor, often: Tensor) -> Tensor:
+def tag_loss(out: MITOutput, tags: Tensor, often: Tensor, photos: bool = True) -> Tensor:
     """All that a set of tags can teach: published terms and those added here.
 
     The published terms on the plain CAMs (mean pooling) give way to pooling by attention.
@@ -59,13 +63,13 @@ def tag_loss(out: MITOutput, tags: Tensor, often: Tensor) -> Tensor:
     Args:
         tags: (B, K) bool; often: (K,) share of scans that have each class.
     """
-    total = class_losses(out, tags) + out.scatter.mean()
+    total = class_losses(out, tags, photos) + out.scatter.mean()
     sides = [(out.cam_3d, out.segment_mask)]
     if out.cam_decoded is not None:
         sides.append((out.cam_decoded, out.segment_mask))
     for cam, mask in sides:
         total = total + instance_loss(cam.float(), mask, tags, often)
-    if out.class_scores:
+    if photos:
         total = total + instance_loss(out.cam_2d.float(), out.view_mask, tags, often)
     return total
 
