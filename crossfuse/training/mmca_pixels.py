@@ -61,7 +61,7 @@ class PixelSource:
         self.short, self.swap = _cut(ids, longest), left_and_right(text)
         self.network = network.to(self.device)
         self.means = caption_means(text.bert.to(self.device), ids)
-        self.encoders: TunedEncoders = TunedEncoders(network, text.bert).to(self.device)
+        self.encoders = TunedEncoders(network, text.bert).to(self.device)
         if from_scratch:
             self.encoders.forget_words()
         self.encoders.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -42,7 +42,9 @@ class Source(Protocol):
 
     device: torch.device
     means: Tensor
-    encoders: TunedEncoders | None
+
+    @property
+    def encoders(self) -> TunedEncoders | None: ...
 
     def statistics(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Mean and 1 / standard deviation of each region feature."""

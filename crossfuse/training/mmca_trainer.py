@@ -108,7 +108,7 @@ class Trainer:
         self.model = MMCA(config).to(source.device)
         self.temperatures = Temperatures().to(source.device)
         self.epoch, self.step, self.elapsed = 0, 0, 0.0
-        groups = [
+        groups: list[dict[str, Any]] = [
             {
                 "params": [*self.model.parameters(), *self.temperatures.parameters()],
                 "rate": recipe.rate,
@@ -244,7 +244,8 @@ class Trainer:
         pairs: list[tuple[nn.Module, nn.Module]] = [(self.average, self.model)]
         if self.average_encoders is not None and self.source.encoders is not None:
             pairs.append((self.average_encoders, self.source.encoders))
-        averaged, current = [], []
+        averaged: list[Tensor] = []
+        current: list[Tensor] = []
         for slow, fast in pairs:
             for ours, theirs in zip(slow.parameters(), fast.parameters(), strict=True):
                 if theirs.requires_grad:
