@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import pytest
 from PIL import Image
@@ -10,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 from test_pages import open_page
 
 from crossfuse import cost
+from crossfuse.ui import text as ui_text
 from crossfuse.ui.primer import bugs, tables
 from crossfuse.ui.text import LANGUAGES, text
 
@@ -157,6 +160,63 @@ def test_bad_photographs_are_told_in_a_sentence_and_the_page_goes_on(
     assert not app.exception
     assert any(sentence in element.value for element in app.text), [e.value for e in app.text]
     assert app.get("bidi_component")  # the last good picture stays
+
+
+def picture(mode: str, size: tuple[int, int], kind: str, **settings) -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise(size, 80).convert(mode).save(buffer, kind, **settings)
+    return buffer.getvalue()
+
+
+def bomb() -> bytes:
+    """The header of a PNG of 100 megapixels, and nothing behind it."""
+    data = bytearray(picture("L", (8, 8), "PNG"))
+    data[16:24] = struct.pack(">II", 10_000, 10_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+UPLOADS = {  # name: (contents, part of the sentence that refuses it, or None where it works)
+    "one pixel.png": (lambda: picture("RGB", (1, 1), "PNG"), None),
+    "one line.png": (lambda: picture("RGB", (3000, 1), "PNG"), None),
+    "printing.jpg": (lambda: picture("CMYK", (90, 60), "JPEG"), None),
+    "deep.png": (lambda: picture("I;16", (90, 60), "PNG"), None),
+    "glass.png": (lambda: picture("RGBA", (90, 60), "PNG"), None),
+    "another kind.webp": (lambda: picture("RGB", (90, 60), "PNG"), None),
+    "<img src=x onerror=alert(1)>.png": (lambda: picture("RGB", (60, 90), "PNG"), None),
+    "../../etc/passwd.gif": (
+        lambda: picture(
+            "L", (64, 48), "GIF", save_all=True, append_images=[Image.new("L", (64, 48))]
+        ),
+        None,
+    ),
+    "cut.jpg": (lambda: picture("RGB", (300, 200), "JPEG")[:2000], "damaged"),
+    "nothing.png": (lambda: b"", "empty"),
+    "hundred megapixels.png": (bomb, "100 megapixels"),
+    "array.png": (lambda: b"\x93NUMPY\x01\x00" + bytes(60), "NumPy"),
+}
+
+
+def test_whatever_is_uploaded_works_or_is_refused_in_one_sentence() -> None:
+    app = chapter("photos", photo_a="upload")
+    for name, (contents, refusal) in UPLOADS.items():
+        app.file_uploader[0].upload(name, contents(), "image/png").run()
+        assert not app.exception, name
+        said = [element.value for element in app.text]
+        if refusal is None:
+            assert not any("picture" in one or "file" in one for one in said), (name, said)
+        else:
+            assert sum(refusal in one for one in said) == 1, (name, said)
+        assert app.get("bidi_component"), name
+
+
+def test_a_refusal_is_told_in_the_language_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    # AppTest asks for the labels of options outside the session, whose language it cannot know.
+    monkeypatch.setattr(ui_text, "current_language", lambda: "zh")
+    app = chapter("photos", "zh", photo_a="upload")
+    app.file_uploader[0].upload("x.png", b"", "image/png").run()
+    assert not app.exception
+    assert any("文件是空的" in element.value for element in app.text)
 
 
 def test_a_photograph_of_ones_own() -> None:
