@@ -253,10 +253,10 @@ def _orientation(image: Image.Image) -> int:
 def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
     # Pillow turns TIFF by itself while loading; then nothing is left to do here.
     try:
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)  # else it copies upright pictures too
     except _DECODER_ERRORS:
         notes.append(Notice("Its EXIF data are damaged; the picture is shown as stored."))
-        return image
+    return image
 
 
 def _as_rgb(image: Image.Image, notes: list[str], deep: bool) -> np.ndarray:
