@@ -401,7 +401,7 @@ class MIT(nn.Module):
             _keep(maps, "decoder", index, names[0], names[1], cross, want)
         decoded = None
         if self.config.decoded_cam:
-            decoded = self._referred(cam_3d + self.cam_decoded(a[:, k:]))
+            decoded = self._referred(cam_3d + self._differences(a[:, k:], segment_mask))
         return MITOutput(
             class_3d,
             class_2d,
@@ -416,6 +416,15 @@ class MIT(nn.Module):
             scatter,
             tuple(maps),
         )
+
+    def _differences(self, decoded: Tensor, mask: Tensor) -> Tensor:
+        """What decoded tokens (B, M, D) add to the CAM: differences within the scene, and a bias.
+
+        What holds for the whole scene is left to the tags."""
+        found = self.cam_decoded(decoded)
+        real = mask[..., None].to(found.dtype)
+        mean = (found * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)
+        return found - mean + self.cam_decoded[-1].bias
 
     def segment_tokens(self, segments: Tensor, places: Tensor, segment_mask: Tensor) -> Tensor:
         """T3 (B, M, D) of pooled features; zeros where a supervoxel is missing."""

@@ -219,3 +219,16 @@ def test_gradient_reaches_both_sides() -> None:
     (out.class_fused.sum() + out.cam_3d.sum()).backward()
     assert model.view_in.weight.grad.abs().sum() > 0
     assert model.backbone.shrink[0].weight.grad.abs().sum() > 0
+
+
+def test_the_decoded_cam_adds_differences_only(small: MIT) -> None:
+    model = MIT(small.config).eval()
+    model.load_state_dict(small.state_dict())
+    last = model.cam_decoded[-1]
+    nn.init.normal_(last.weight)
+    inputs = MIT.example_inputs(model.config, 2, 0)
+    out = model(**inputs)
+    assert out.cam_decoded is not None
+    added = (out.cam_decoded - out.cam_3d) * out.segment_mask[..., None]
+    assert added.abs().max() > 0.1
+    torch.testing.assert_close(added.sum(1), torch.zeros(2, 20), atol=1e-4, rtol=0)
