@@ -34,7 +34,7 @@ from crossfuse.encoders.pyramid_proposer import (
 )
 from crossfuse.encoders.regions import SIDE, STORED_SIDE
 
-MOST_BOXES = 32  # of one photograph in one step; crowds have up to 71
+MOST_BOXES = 24  # of one photograph in one step; crowds have up to 71
 LEVELS = (0.16, 0.4)  # root of the area below which a box shape belongs to stride 8, to stride 16
 
 
@@ -253,7 +253,7 @@ def train_proposer(
     generator = torch.Generator(device).manual_seed(seed)
     model = RegionProposer(config)
     model.stage.start_from(network)
-    model = model.to(device, memory_format=torch.channels_last).train()
+    model = model.to(device).train()
     average = deepcopy(model).eval().requires_grad_(False)
     frozen = deepcopy(network).to(memory_format=torch.channels_last)
     frozen = frozen.half() if device.type == "cuda" else frozen
@@ -273,9 +273,9 @@ def train_proposer(
         chosen, order = order[:batch], order[batch:]
         view, wanted, left = random_view(pixels[chosen], truth[chosen], real[chosen], generator)
         with torch.no_grad():
-            maps = frozen.pyramid(
-                view.to(frozen.stem.weight.dtype, memory_format=torch.channels_last), (8, 32)
-            )
+            # Channels last is twice as fast for the encoder, and slower for the head's gradients.
+            view = view.to(frozen.stem.weight.dtype, memory_format=torch.channels_last)
+            maps = {s: m.contiguous() for s, m in frozen.pyramid(view, (8, 32)).items()}
         factor = min(1.0, (done + 1e-3) / 0.03) * 0.5 * (1 + math.cos(math.pi * done))
         for group in optimiser.param_groups:
             group["lr"] = rate * group["share"] * factor
