@@ -58,7 +58,7 @@ class PixelSource:
     ) -> None:
         self.pixels, self.boxes, self.ids = pixels, boxes, ids
         self.device, self.mix, self.side = pixels.device, mix, side
-        self.short, self.swap = _cut(ids, longest), left_and_right(text)
+        self.short, self.swap = _cut(ids, longest), left_and_right(text).to(self.device)
         self.network = network.to(self.device)
         self.means = caption_means(text.bert.to(self.device), ids)
         self.encoders = TunedEncoders(network, text.bert).to(self.device)
@@ -236,7 +236,7 @@ def left_and_right(text: MiniLM) -> Tensor:
     table = torch.arange(text.tokenizer.get_vocab_size())
     left, right = (text.tokenizer.token_to_id(word) for word in ("left", "right"))
     table[left], table[right] = right, left
-    return table.to(next(text.bert.parameters()).device)
+    return table
 
 
 def _cut(ids: Tensor, longest: int) -> Tensor:
