@@ -275,23 +275,22 @@ def downloads(
 
 
 def trace_downloads(trace: Trace, name: str) -> None:
-    """Buttons for the whole trace: NPZ with every map, CSV with one line a weight.
+    """Buttons for the whole trace; ``name``: of the files, without ending."""
+    downloads(trace_files(trace, name), key=name)
 
-    ``name``: of the files, without ending.
-    """
+
+def trace_files(trace: Trace, name: str) -> dict[str, tuple[str, str, Callable[[], bytes]]]:
+    """The whole trace for :func:`downloads`: NPZ with every map, CSV with one line a weight."""
 
     def npz() -> bytes:
         buffer = io.BytesIO()
         trace.save(buffer)
         return buffer.getvalue()
 
-    downloads(
-        {
-            "NPZ": (f"{name}.npz", "application/octet-stream", npz),
-            "CSV": (f"{name}.csv", "text/csv", lambda: weights_csv(trace)),
-        },
-        key=name,
-    )
+    return {
+        "NPZ": (f"{name}.npz", "application/octet-stream", npz),
+        "CSV": (f"{name}.csv", "text/csv", lambda: weights_csv(trace)),
+    }
 
 
 def weights_csv(trace: Trace) -> bytes:

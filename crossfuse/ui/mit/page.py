@@ -26,7 +26,7 @@ from crossfuse.ui.shell import (
     page_header,
     run_job,
     run_page,
-    trace_downloads,
+    trace_files,
     upload_files,
     user_id,
 )
@@ -61,10 +61,11 @@ def _body() -> None:
         return
     _remember(result, request)
     outputs = result.outputs
-    ticked = _tags(result)
-    found = segmentation(outputs, ticked)
+    view = st.container()  # above the tags, which decide what it shows
+    found = segmentation(outputs, _tags(result))
     scores = scores_of(outputs, found)
-    draw_view(result, found, labelled=scores is not None)
+    with view:
+        draw_view(result, found, labelled=scores is not None)
     st.caption(t("mit.one_vector"))
     notes(result.notes)
     _below(outputs, found, scores)
@@ -74,13 +75,15 @@ def _body() -> None:
 def _collect() -> Request | None:
     """The request that the reader's choices describe; None until there is a cloud."""
     rooms = [*sorted(sample_names(), key=lambda name: name != FIRST), OWN]
-    room = choose(
-        t("mit.room"), rooms, key="room", format_func=lambda name: t(f"mit.room_{name}"),
-        label_visibility="collapsed",
-    )  # fmt: skip
+    with st.container(horizontal=True, vertical_alignment="center"):
+        room = choose(
+            t("mit.room"), rooms, key="room", format_func=lambda name: t(f"mit.room_{name}"),
+            label_visibility="collapsed",
+        )  # fmt: skip
+        if room != OWN:
+            facts = sample_facts(room)
+            st.caption(t("mit.sample_note", count=len(facts["meshes"])), width="content")
     if room != OWN:
-        facts = sample_facts(room)
-        st.caption(t("mit.sample_note", count=len(facts["meshes"])))
         return Request("mit", {"cloud": room}, user=user_id(), page="mit")
     left, right = st.columns(2)
     with left:
@@ -208,7 +211,7 @@ def _take_away(result: Result, found: Segmentation, request: Request) -> None:
                 "text/csv",
                 lambda: segments_csv(trace, outputs, found),
             ),
+            **trace_files(trace, f"mit-{name}"),
         },
         key="mit",
     )
-    trace_downloads(trace, f"mit-{name}")

@@ -67,10 +67,12 @@ export function drawing(view) {
     return { x: box.left - origin.left, y: y + box.top - origin.top, bottom: y + box.bottom - origin.top };
   };
   for (const panel of view.panels) {
-    const head = at(panel.heading);
-    const tag = at(panel.tag);
-    parts.push(text(head.x, head.bottom - 4, panel.title, { size: 13, weight: 600, fill: theme.text }));
-    parts.push(text(tag.x, head.bottom - 4, panel.tag.textContent, { size: 12, fill: theme.text }));
+    if (panel.heading.getClientRects().length) {
+      const head = at(panel.heading);
+      const tag = at(panel.tag);
+      parts.push(text(head.x, head.bottom - 4, panel.title, { size: 13, weight: 600, fill: theme.text }));
+      parts.push(text(tag.x, head.bottom - 4, panel.tag.textContent, { size: 12, fill: theme.text }));
+    }
     const { body, element } = panel.drawer.svg();
     const place = at(element);
     parts.push(`<g transform="translate(${place.x} ${place.y})">${body}</g>`);

@@ -215,13 +215,19 @@ export class State {
   /** The picture of every geometry panel and of every map panel, on one shared scale. */
   compose(panels, dark) {
     const links = panels.map((panel) => (panel.draws === "map" ? null : this.link(panel)));
-    // A panel may keep a colour scale of its own, where its numbers are of another kind.
-    const apart = panels.map((panel, i) => Boolean(panel.options?.own_scale && links[i]?.weights));
+    // A panel may keep a colour scale of its own, where its numbers are of another kind; or only
+    // while another panel shows another map ("several").
+    const several = new Set(links.filter((link) => link?.weights).map((link) => link.map)).size > 1;
+    const apart = panels.map((panel, i) => {
+      const own = panel.options?.own_scale;
+      return Boolean(own && (own !== "several" || several) && links[i]?.weights);
+    });
     const shared = links.filter((link, i) => link?.weights && !apart[i]);
     const maps = panels.filter((p) => p.draws === "map").map((p) => this.mapOf(p)).filter(Boolean);
     const scale = this.scaleOf(shared, maps, dark, panels, links.map((l, i) => (apart[i] ? null : l)));
     this.scale = scale;
-    this.links = shared;
+    this.links = links.filter((link, i) => link?.weights
+      && (!apart[i] || panels[i].options.own_scale === "several"));
     return panels.map((panel, i) => {
       if (panel.draws === "map") return this.mapPicture(panel, scale);
       const own = apart[i] ? this.scaleOf([links[i]], [], dark, [panel], [links[i]]) : scale;

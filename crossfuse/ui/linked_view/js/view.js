@@ -259,7 +259,11 @@ export class View {
       else if (picture.weights) {
         kind = picture.reading === "row" ? "key" : "query";
         text = isShare(picture.map) ? this.t(`tag_${kind}`) : this.t("tag_plain");
-        if (panel.partial && picture.reading === "row" && isShare(picture.map)) {
+        if (panel.options?.own_scale === "several" && picture.scale !== this.state.scale) {
+          const range = { low: formatWeight(picture.scale.lo), high: formatWeight(picture.scale.hi) };
+          text = `${text} · ${this.t("tag_range", range)}`;
+        } else if (panel.partial && picture.reading === "row" && isShare(picture.map)
+          && picture.total < 0.9995) {
           text = this.t("tag_part", { role: text, percent: (100 * picture.total).toFixed(1) });
         }
       } else if (picture.source !== null) {

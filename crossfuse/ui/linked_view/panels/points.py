@@ -43,6 +43,7 @@ class PointsPanel(Panel):
             "classes": list(self.classes),
             "colour": self.colour,
             "labelled": self.labels is not None,
+            "own_scale": "several",
             "cut": self._cut(),
         }
 
