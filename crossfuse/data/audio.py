@@ -1,4 +1,4 @@
-"""Sounds that people upload, sounds made by rule, and their log-mel spectrograms.
+"""Sounds that people upload, and log-mel spectrograms.
 
 A spectrogram here is (64 bands, 64 frames): two seconds at 16 kHz, a Hann window of 1,024 samples
 every 500, 64 triangular mel bands from 60 Hz to 8 kHz (O'Shaughnessy's mel scale,
@@ -22,7 +22,6 @@ LOWEST, HIGHEST = 60.0, 8000.0  # Hz
 FLOOR = -80.0  # dB
 MAX_FILE_BYTES = 200_000_000
 SHORTEST = 0.05  # seconds
-SOUNDS = ("tone", "rising chirp", "falling chirp", "noise burst", "clicks", "warble")
 
 
 @dataclass(frozen=True)
@@ -98,43 +97,6 @@ def band_edges() -> np.ndarray:
     """(64, 2): lowest and highest frequency of each row of a spectrogram, in Hz."""
     edges = _mel_points()
     return np.stack([edges[:-2], edges[2:]], axis=1)[::-1]
-
-
-def make_sound(kind: str, generator: np.random.Generator) -> np.ndarray:
-    """Two seconds of one of :data:`SOUNDS` at random pitch, place, loudness and background noise.
-
-    Raises:
-        CrossfuseError: an unknown kind.
-    """
-    if kind not in SOUNDS:
-        raise CrossfuseError(f"There is no sound {kind!r}; there are {', '.join(SOUNDS)}.")
-    count = int(RATE * SECONDS)
-    time = np.arange(count) / RATE
-    start = generator.uniform(0.0, 0.7)
-    length = generator.uniform(0.5, SECONDS - start)
-    low = float(np.exp(generator.uniform(np.log(200), np.log(1800))))
-    high = low * generator.uniform(1.8, 4.0)
-    share = np.clip((time - start) / length, 0, 1)
-    if kind == "tone":
-        pitch = np.full(count, low)
-    elif kind == "rising chirp":
-        pitch = low + (high - low) * share
-    elif kind == "falling chirp":
-        pitch = high + (low - high) * share
-    else:
-        pitch = low * (1 + 0.25 * np.sin(2 * np.pi * generator.uniform(3, 9) * time))
-    signal = np.sin(2 * np.pi * np.cumsum(pitch) / RATE + generator.uniform(0, 6.28))
-    if kind == "noise burst":
-        signal = generator.standard_normal(count)
-    elif kind == "clicks":
-        signal = np.zeros(count)
-        signal[:: int(RATE / generator.uniform(4, 25))] = 8.0
-        signal = np.convolve(signal, np.exp(-np.arange(64) / 6.0), mode="same")
-    inside = (time >= start) & (time < start + length)
-    fade = np.convolve(inside, np.hanning(801) / 400, mode="same")
-    background = generator.standard_normal(count) * 10 ** generator.uniform(-3.5, -1.3)
-    samples = signal * fade * generator.uniform(0.2, 0.9) + background
-    return (samples / max(1.0, float(np.abs(samples).max()))).astype(np.float32)
 
 
 def _resampled(samples: np.ndarray, rate: int) -> np.ndarray:

@@ -18,7 +18,8 @@ import torch
 
 from crossfuse import registry, weights
 from crossfuse.attention import Want
-from crossfuse.data.audio import BANDS, FRAMES, Sound, make_sound, read_sound, spectrogram
+from crossfuse.data.audio import BANDS, FRAMES, Sound, read_sound, spectrogram
+from crossfuse.data.made_sounds import make_sound
 from crossfuse.engine.context import Context
 from crossfuse.engine.messages import Request, Result
 from crossfuse.errors import CrossfuseError

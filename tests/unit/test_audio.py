@@ -12,12 +12,11 @@ from crossfuse.data.audio import (
     BANDS,
     FRAMES,
     RATE,
-    SOUNDS,
     band_edges,
-    make_sound,
     read_sound,
     spectrogram,
 )  # fmt: skip
+from crossfuse.data.made_sounds import DOUBT, SOUNDS, UNSEEN, make_sound
 from crossfuse.errors import CrossfuseError
 
 
@@ -78,7 +77,7 @@ def test_a_start_beyond_the_end_is_refused() -> None:
 
 
 def test_made_sounds_repeat_with_their_seed_and_differ_by_kind() -> None:
-    for kind in SOUNDS:
+    for kind in (*SOUNDS, *DOUBT, *UNSEEN):
         first, second = (make_sound(kind, np.random.default_rng(3)) for _ in range(2))
         np.testing.assert_array_equal(first, second)
         assert np.abs(first).max() <= 1

@@ -7,8 +7,9 @@ import io
 import numpy as np
 import streamlit as st
 
-from crossfuse.data.audio import RATE, SOUNDS
+from crossfuse.data.audio import RATE
 from crossfuse.data.images import Photo
+from crossfuse.data.made_sounds import SOUNDS
 from crossfuse.engine.messages import Request
 from crossfuse.ui.mmvit import pyramid
 from crossfuse.ui.shell import notes, run_job, upload_files
