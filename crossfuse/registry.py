@@ -62,6 +62,15 @@ MODELS: dict[str, ModelEntry] = {
             weights=("mmvit_tiny200",),
         ),
         ModelEntry(
+            name="mmvit_sound",
+            title="Multiscale multiview vision transformer on spectrograms",
+            paper="Liu et al., Multiscale Multiview Vision Transformers, arXiv 2305.00104",
+            module="crossfuse.models.mmvit:MMViT",
+            pipeline="crossfuse.pipelines.mmvit_sound",
+            recipe="crossfuse.training.mmvit_sound",
+            weights=("mmvit_sound",),
+        ),
+        ModelEntry(
             name="feature_map",
             title="Cross-attention over 2-D feature maps",
             paper="building block; Wang et al., Non-local Neural Networks, arXiv 1711.07971",

@@ -14,7 +14,14 @@ from crossfuse.trace import AttentionMap, Trace
 from crossfuse.ui.linked_view import Selection, linked_view
 from crossfuse.ui.linked_view.panels import ImageGridPanel
 from crossfuse.ui.mmvit.picture import mirrored, short
-from crossfuse.ui.mmvit.pyramid import CLASS_TOKEN, parts, stage_name, view_name
+from crossfuse.ui.mmvit.pyramid import (
+    CLASS_TOKEN,
+    last_crossings,
+    parts,
+    place_of,
+    stage_name,
+    view_name,
+)
 from crossfuse.ui.shell import run_job
 from crossfuse.ui.text import t
 
@@ -59,11 +66,7 @@ def _grids(
                     title=f"{name} · {view_name(view)}",
                     part=view,
                     role="key",
-                    fixed={
-                        "stage": entry.stage,
-                        "layer": entry.layer,
-                        "direction": entry.direction,
-                    },
+                    fixed=place_of(entry),
                     image=photo.pixels,
                 )
             )
@@ -86,15 +89,11 @@ def _grids(
 
 def class_rows(trace: Trace) -> list[AttentionMap]:
     """The class token's row of the last cross block of every stage, all heads."""
-    last: dict[str, AttentionMap] = {}
-    for entry in trace:
-        if entry.direction == "across views":
-            last[entry.stage] = entry
     return [
         replace(
             entry, query=ASKER, direction="class token", weights=entry.weights[:, :1], rows=None
         )
-        for entry in last.values()
+        for entry in last_crossings(trace)
     ]
 
 

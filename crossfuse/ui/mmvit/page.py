@@ -15,7 +15,7 @@ from crossfuse.ui.shell import escape_markdown, notes, page_header, run_job
 from crossfuse.ui.state import choose
 from crossfuse.ui.text import t
 
-SECTIONS = ("decision", "between", "stable", "pair", "sound", "evidence")
+SECTIONS = ("decision", "pyramid", "heads", "between", "stable", "pair", "sound", "evidence")
 
 
 def draw() -> None:
@@ -46,6 +46,10 @@ def draw() -> None:
     st.markdown(t(f"mmvit.about_{section}"))
     if section == "decision":
         decision.draw(result, photo)
+    elif section == "pyramid":
+        pyramid.whole(result, photo)
+    elif section == "heads":
+        pyramid.heads(result, photo)
     elif section == "between":
         pyramid.between(result)
     elif section == "stable":
@@ -69,12 +73,13 @@ def choose_options() -> dict[str, Any]:
             format_func=lambda n: t(f"mmvit.weights_{n.removeprefix('mmvit_')}"),
             help=t("mmvit.weights_help"),
         )
+        trained = int(weights.card(chosen)["config"]["image_size"])
         side = choose(
             t("mmvit.side"),
-            ["128", "192", "256"],
+            [str(trained * step // 4) for step in (4, 6, 8)],
             key="mmvit_side",
             format_func=lambda n: f"{n} px",
-            help=t("mmvit.side_help"),
+            help=t("mmvit.side_help", side=trained),
         )
         crop = choose(
             t("mmvit.crop"),

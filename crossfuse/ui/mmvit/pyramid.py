@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import streamlit as st
 
 from crossfuse.data.images import Photo
 from crossfuse.engine.messages import Result
-from crossfuse.geometry import Geometry, Joined
-from crossfuse.trace import Trace
+from crossfuse.geometry import Geometry, ImageGrid, Joined
+from crossfuse.trace import AttentionMap, Trace
 from crossfuse.ui.linked_view import Selection, linked_view
 from crossfuse.ui.linked_view.panels import ImageGridPanel, WordsPanel
 from crossfuse.ui.shell import downloads
+from crossfuse.ui.state import choose
 from crossfuse.ui.text import t
 from crossfuse.viz.small_maps import heat_table
 
@@ -36,6 +39,7 @@ def draw(result: Result, photo: Photo, key: str = "mmvit_pyramid") -> None:
                     part=view,
                     role=role,  # type: ignore[arg-type]
                     image=photo.pixels,
+                    lines=role == "query",
                 )
             )
         panels.append(
@@ -71,6 +75,130 @@ def draw(result: Result, photo: Photo, key: str = "mmvit_pyramid") -> None:
     )
 
 
+def whole(result: Result, photo: Photo, key: str = "mmvit_whole") -> None:
+    """All stages at once, from fine to coarse: who asks above, who is asked below."""
+    trace = result.trace
+    assert trace is not None
+    maps = last_crossings(trace)
+    panels: list[ImageGridPanel] = []
+    lines: list[list[int]] = []
+    roles: tuple[Literal["query", "key"], ...] = ("query", "key")
+    for role in roles:
+        names = [entry.query if role == "query" else entry.key for entry in maps]
+        for view in sorted({p for n in names for p in parts(trace.geometries[n])} - {CLASS_TOKEN}):
+            line = []
+            for entry, name in zip(maps, names, strict=True):
+                geometry = trace.geometries[name]
+                if view not in parts(geometry):
+                    continue
+                grid = part_of(geometry, view)
+                line.append(len(panels))
+                panels.append(
+                    ImageGridPanel(
+                        name,
+                        title=t(
+                            f"mmvit.whole_{role}",
+                            stage=stage_name(entry.stage),
+                            view=view_name(view),
+                            grid=f"{grid.columns} × {grid.rows}",
+                        ),
+                        part=view,
+                        role=role,
+                        fixed=place_of(entry),
+                        image=photo.pixels,
+                        lines=True,
+                    )
+                )
+            lines.append(line)
+    first = maps[min(1, len(maps) - 1)]
+    linked_view(
+        key,
+        panels,
+        maps,
+        trace.geometries,
+        title=t("mmvit.section_pyramid"),
+        layout=lines,
+        height=220,
+        resting=Selection(first.query, middle(trace.geometries[first.query])),
+        settings={"scale": "row", "read": "row"},
+        texts=direction_texts(trace),
+        model=trace.model,
+        trace_meta=trace.meta,
+        on_select="ignore",
+    )
+
+
+def heads(result: Result, photo: Photo) -> None:
+    """Every head of one stage's cross block as pictures of its own."""
+    trace = result.trace
+    assert trace is not None
+    maps = last_crossings(trace)
+    stage = choose(
+        t("mmvit.of_stage"),
+        [entry.stage for entry in maps],
+        key="mmvit_heads_stage",
+        format_func=stage_name,
+    )
+    entry = next(e for e in maps if e.stage == stage)
+    views = [p for p in parts(trace.geometries[entry.query]) if p != CLASS_TOKEN]
+    asked = [p for p in parts(trace.geometries[entry.key]) if p != CLASS_TOKEN]
+    panels = [
+        ImageGridPanel(
+            entry.query,
+            title=t("mmvit.panel_query", view=view_name(view)),
+            part=view,
+            role="query",
+            image=photo.pixels,
+            lines=True,
+        )
+        for view in views
+    ]
+    lines = [list(range(len(views)))]
+    for view in asked:
+        for start in range(0, len(entry.heads), 4):
+            line = []
+            for head in range(start, min(start + 4, len(entry.heads))):
+                line.append(len(panels))
+                panels.append(
+                    ImageGridPanel(
+                        entry.key,
+                        title=t("mmvit.head_of", head=head + 1, view=view_name(view)),
+                        part=view,
+                        role="key",
+                        fixed={"head": head},
+                        image=photo.pixels,
+                    )
+                )
+            lines.append(line)
+    linked_view(
+        f"mmvit_heads_{entry.layer}",
+        panels,
+        [entry],
+        trace.geometries,
+        title=t("mmvit.section_heads"),
+        layout=lines,
+        height=220,
+        resting=Selection(entry.query, middle(trace.geometries[entry.query])),
+        settings={"scale": "row", **place_of(entry)},
+        texts=direction_texts(trace),
+        model=trace.model,
+        trace_meta=trace.meta,
+        on_select="ignore",
+    )
+
+
+def last_crossings(trace: Trace) -> list[AttentionMap]:
+    """The last block of every stage in which the views meet (or view 1 asks, with one view)."""
+    attention = [entry for entry in trace if entry.kind == "attention"]
+    crossing = [entry for entry in attention if entry.direction == "across views"]
+    return list({entry.stage: entry for entry in crossing or attention}.values())
+
+
+def place_of(entry: AttentionMap) -> dict[str, str | int]:
+    """The choices that lead to one map."""
+    return {"stage": entry.stage, "layer": entry.layer, "direction": entry.direction}
+
+
 def between(result: Result) -> None:
     """How much each view looks at each view, beside what an even spread would give."""
     outputs = result.outputs
@@ -97,12 +225,19 @@ def with_part(geometries: dict[str, Geometry], part: str) -> tuple[str, ...]:
     return tuple(name for name, geometry in geometries.items() if part in parts(geometry))
 
 
+def part_of(geometry: Geometry, view: str) -> ImageGrid:
+    """The grid of one view in a joined geometry."""
+    assert isinstance(geometry, Joined)
+    grid = geometry.parts[geometry.part_names.index(view)]
+    assert isinstance(grid, ImageGrid)
+    return grid
+
+
 def middle(geometry: Geometry) -> int:
     """The cell in the middle of the first view of a joined geometry."""
     assert isinstance(geometry, Joined)
-    span = geometry.span("view 1")
-    grid = geometry.parts[geometry.part_names.index("view 1")]
-    return span.start + (grid.rows // 2) * grid.columns + grid.columns // 2  # type: ignore[attr-defined]
+    grid = part_of(geometry, "view 1")
+    return geometry.span("view 1").start + (grid.rows // 2) * grid.columns + grid.columns // 2
 
 
 def view_name(part: str) -> str:

@@ -8,6 +8,7 @@ export function create(root, ctx) {
   const photo = new Photo(() => ctx.repaint());
   const cells = document.createElement("canvas");
   let grid = null;
+  let lines = false;
   let fit = null;
 
   /** Where the grid lies, in pixels of the photo: cells may reach beyond it or leave a margin. */
@@ -45,12 +46,33 @@ export function create(root, ctx) {
       f.w * grid.columns * fit.zoom, f.h * grid.rows * fit.zoom);
   }
 
+  /** The edges of all cells: dark under light, so that they show on any photo. */
+  function paintLines(pen) {
+    const f = frame();
+    const [left, top, width, height] = [f.x, f.y, f.w * grid.columns, f.h * grid.rows].map((v) => v * fit.zoom);
+    for (const [colour, wide] of [["rgba(10,10,16,.28)", 2], ["rgba(255,255,255,.55)", 0.75]]) {
+      pen.beginPath();
+      for (let i = 0; i <= grid.columns; i += 1) {
+        pen.moveTo(left + i * f.w * fit.zoom, top);
+        pen.lineTo(left + i * f.w * fit.zoom, top + height);
+      }
+      for (let i = 0; i <= grid.rows; i += 1) {
+        pen.moveTo(left, top + i * f.h * fit.zoom);
+        pen.lineTo(left + width, top + i * f.h * fit.zoom);
+      }
+      pen.strokeStyle = colour;
+      pen.lineWidth = wide;
+      pen.stroke();
+    }
+  }
+
   function draw(picture, canvas) {
     const [imageWidth, imageHeight] = grid.image_size;
     fit = fitPhoto(imageWidth, imageHeight, ctx.width(), ctx.height());
     const pen = fitCanvas(canvas, fit.width, fit.height);
     photo.draw(pen, fit.width, fit.height, picture.weights ? Math.min(1, 0.4 + 0.6 * picture.settings.opacity) : 0, ctx.theme);
     if (picture.weights) paintWeights(pen, picture);
+    if (lines) paintLines(pen);
     picture.top.forEach((item, rank) => {
       const [x, y, w, h] = box(item);
       outline(pen, x, y, w, h, { line: rank === 0 ? 1.8 : 1, colour: "rgba(255,255,255,.92)" });
@@ -69,6 +91,7 @@ export function create(root, ctx) {
     kind: "image_grid",
     take(data) {
       grid = data.geometry;
+      lines = Boolean(data.options.lines);
       photo.load(data.arrays.image);
     },
     layout: () => ({ count: grid ? grid.count : 0, columns: grid ? grid.columns : 1 }),

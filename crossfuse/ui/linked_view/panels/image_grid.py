@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,12 +14,17 @@ from crossfuse.ui.linked_view.panels.base import Panel, encode_photo
 class ImageGridPanel(Panel):
     """Draws an ``ImageGrid``.
 
-    ``image``: the upright photo, (H, W, 3) uint8; None draws the cells only.
+    ``image``: the upright photo, (H, W, 3) uint8; None draws the cells only. ``lines``: also the
+    edges of all cells.
     """
 
     kind: ClassVar[str] = "image_grid"
 
     image: np.ndarray | None = None
+    lines: bool = False
+
+    def options(self) -> dict[str, Any]:
+        return {"lines": self.lines}
 
     def arrays(self) -> dict[str, np.ndarray]:
         return encode_photo(self.image)
