@@ -48,7 +48,10 @@ export class Bar {
     const { t, state } = this.view;
     const { settings } = state;
     const axes = state.axes();
-    const put = (axis, options) => this.choices[axis].update(t(`axis_${axis}`), options, settings[axis]);
+    // What every panel has fixed for itself is no choice of the reader.
+    const fixed = (axis) => state.panels.every((p) => axis in p.fixed || p.role === "query");
+    const put = (axis, options) => this.choices[axis].update(
+      t(`axis_${axis}`), state.panels.some((p) => axis in p.fixed) && fixed(axis) ? [] : options, settings[axis]);
     put("stage", axes.stages.map((value) => ({ value, text: this.name("stage", value) })));
     // A stepper among the panels takes the layers of its stage.
     const stepped = state.panels.some((p) => p.options?.steps === settings.stage);
