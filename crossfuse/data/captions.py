@@ -85,18 +85,26 @@ def read_pack(folder: Path) -> list[CaptionedPhoto]:
     path = folder / "captions.jsonl.gz"
     if not path.exists():
         raise CrossfuseError(
-            f"{path} does not exist; give a folder with captions.jsonl.gz and images.tar.gz."
+            "{path} does not exist; give a folder with captions.jsonl.gz and images.tar.gz.",
+            path=path,
         )
     with gzip.open(path) as stream:
         raw = stream.read(MAX_CAPTIONS_BYTES + 1)
     if len(raw) > MAX_CAPTIONS_BYTES:
-        raise CrossfuseError(f"{path} unpacks to more than {MAX_CAPTIONS_BYTES >> 20} MiB.")
+        raise CrossfuseError(
+            "{path} unpacks to more than {limit} MiB.", path=path, limit=MAX_CAPTIONS_BYTES >> 20
+        )
     photos = []
     for number, line in enumerate(raw.splitlines(), start=1):
         try:
             photos.append(_photo_of_line(json.loads(line)))
         except (KeyError, TypeError, ValueError) as error:
-            raise CrossfuseError(f"Line {number} of {path} cannot be read: {error!r}.") from error
+            raise CrossfuseError(
+                "Line {number} of {path} cannot be read: {error!r}.",
+                number=number,
+                path=path,
+                error=error,
+            ) from error
     return photos
 
 
@@ -124,16 +132,20 @@ def read_karpathy(path: Path) -> list[CaptionedPhoto]:
         CrossfuseError: not such a file.
     """
     if not path.exists():
-        raise CrossfuseError(f"{path} does not exist.")
+        raise CrossfuseError("{path} does not exist.", path=path)
     if path.stat().st_size > MAX_CAPTIONS_BYTES:
-        raise CrossfuseError(f"{path} is larger than {MAX_CAPTIONS_BYTES >> 20} MiB.")
+        raise CrossfuseError(
+            "{path} is larger than {limit} MiB.", path=path, limit=MAX_CAPTIONS_BYTES >> 20
+        )
     try:
         images = json.loads(path.read_bytes())["images"]
         return [_photo_of_karpathy(image) for image in images]
     except (KeyError, TypeError, ValueError) as error:
         raise CrossfuseError(
-            f"{path} is not a Karpathy split file (images with filename, split, sentences): "
-            f"{error!r}."
+            "{path} is not a Karpathy split file (images with filename, split, sentences): "
+            "{error!r}.",
+            path=path,
+            error=error,
         ) from error
 
 
@@ -186,7 +198,9 @@ def parse_entities_boxes(raw: bytes) -> tuple[tuple[int, int], dict[str, np.ndar
             for name in thing.iterfind("name"):
                 boxes.setdefault(str(name.text), []).append(box)
     except (ElementTree.ParseError, ValueError, ZeroDivisionError) as error:
-        raise CrossfuseError(f"An Entities annotation cannot be read: {error}.") from error
+        raise CrossfuseError(
+            "An Entities annotation cannot be read: {error}.", error=error
+        ) from error
     return (width, height), {k: np.array(v, np.float32) for k, v in boxes.items()}
 
 

@@ -59,20 +59,28 @@ def read_photographs(source: Path, split: str, side: int) -> Photographs:
         entries = _from_archive(source / "images.tar.gz", split)
     else:
         raise CrossfuseError(
-            f"{source} has neither a folder {split!r} of class folders nor an images.tar.gz; "
-            "a CSV list with the columns path and label works too."
+            "{source} has neither a folder {split!r} of class folders nor an "
+            "images.tar.gz; a CSV list with the columns path and label works too.",
+            source=source,
+            split=split,
         )
     found: list[tuple[str, str, np.ndarray]] = [
         (key, name, decode_square(data, side, name)) for key, name, data in entries
     ]
     if not found:
-        raise CrossfuseError(f"{source} has no photographs in its split {split!r}.")
+        raise CrossfuseError(
+            "{source} has no photographs in its split {split!r}.", source=source, split=split
+        )
     found.sort(key=lambda entry: entry[:2])
     keys = tuple(sorted(_class_names(source) or {key for key, _, _ in found}))
     index = {key: number for number, key in enumerate(keys)}
     unknown = sorted({key for key, _, _ in found} - set(index))
     if unknown:
-        raise CrossfuseError(f"{source}: the class {unknown[0]!r} is not in classes.json.")
+        raise CrossfuseError(
+            "{source}: the class {unknown!r} is not in classes.json.",
+            source=source,
+            unknown=unknown[0],
+        )
     names = _class_names(source)
     return Photographs(
         np.stack([pixels for _, _, pixels in found]),
@@ -93,15 +101,20 @@ def decode_square(data: bytes, side: int, name: str = "the photograph") -> np.nd
         with Image.open(io.BytesIO(data)) as picture:
             if picture.width * picture.height > MAX_PHOTO_PIXELS:
                 raise CrossfuseError(
-                    f"{name} has {picture.width} x {picture.height} pixels; at most "
-                    f"{MAX_PHOTO_PIXELS / 1e6:.0f} million are read."
+                    "{name} has {width} x {height} pixels; at most {limit:.0f} million are read.",
+                    name=name,
+                    width=picture.width,
+                    height=picture.height,
+                    limit=MAX_PHOTO_PIXELS / 1000000.0,
                 )
             square = picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
             return np.asarray(square)
     except (OSError, ValueError, SyntaxError) as error:
         if isinstance(error, CrossfuseError):
             raise
-        raise CrossfuseError(f"{name} is not a picture that can be read ({error}).") from error
+        raise CrossfuseError(
+            "{name} is not a picture that can be read ({error}).", name=name, error=error
+        ) from error
 
 
 def _class_names(source: Path) -> dict[str, str]:
@@ -111,7 +124,9 @@ def _class_names(source: Path) -> dict[str, str]:
     try:
         names = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise CrossfuseError(f"{file} is not readable JSON: {error}.") from error
+        raise CrossfuseError(
+            "{file} is not readable JSON: {error}.", file=file, error=error
+        ) from error
     return {str(key): str(name) for key, name in names.items()}
 
 
@@ -129,7 +144,11 @@ def _from_archive(archive: Path, split: str) -> Iterator[tuple[str, str, bytes]]
             if not member.isfile() or len(parts) < 3 or parts[-3] != split:
                 continue
             if member.size > MAX_PHOTO_BYTES:
-                raise CrossfuseError(f"{member.name} has {member.size / 1e6:.0f} MB; too large.")
+                raise CrossfuseError(
+                    "{name} has {size:.0f} MB; too large.",
+                    name=member.name,
+                    size=member.size / 1000000.0,
+                )
             file = tar.extractfile(member)
             assert file is not None
             yield parts[-2], parts[-1], file.read()
@@ -139,20 +158,29 @@ def _from_csv(source: Path, split: str) -> Iterator[tuple[str, str, bytes]]:
     with source.open(newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
         if not {"path", "label"} <= set(rows.fieldnames or ()):
-            raise CrossfuseError(f"{source} needs the columns path and label in its first line.")
+            raise CrossfuseError(
+                "{source} needs the columns path and label in its first line.", source=source
+            )
         for number, row in enumerate(rows, start=2):
             if row.get("split", split) != split:
                 continue
             path = source.parent / row["path"]
             if not path.is_file():
-                raise CrossfuseError(f"{source}, line {number}: there is no file {row['path']!r}.")
+                raise CrossfuseError(
+                    "{source}, line {number}: there is no file {row!r}.",
+                    source=source,
+                    number=number,
+                    row=row["path"],
+                )
             yield row["label"], row["path"], _bounded(path)
 
 
 def _bounded(path: Path) -> bytes:
     if path.stat().st_size > MAX_PHOTO_BYTES:
         raise CrossfuseError(
-            f"{path} has {path.stat().st_size / 1e6:.0f} MB; "
-            f"at most {MAX_PHOTO_BYTES / 1e6:.0f} are read."
+            "{path} has {st_size:.0f} MB; at most {limit:.0f} are read.",
+            path=path,
+            st_size=path.stat().st_size / 1000000.0,
+            limit=MAX_PHOTO_BYTES / 1000000.0,
         )
     return path.read_bytes()

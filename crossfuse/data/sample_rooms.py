@@ -27,7 +27,9 @@ def sample_facts(name: str, folder: Path = ROOMS) -> dict:
     """
     if name not in sample_names(folder):
         have = ", ".join(sample_names(folder)) or "none"
-        raise CrossfuseError(f"There is no sample room {name!r}; there are: {have}.")
+        raise CrossfuseError(
+            "There is no sample room {name!r}; there are: {have}.", name=name, have=have
+        )
     facts: dict = json.loads((folder / name / "room.json").read_text(encoding="utf-8"))
     return facts
 

@@ -63,8 +63,10 @@ def voxelize(positions: np.ndarray, colours: np.ndarray, size: float) -> Voxels:
     cell -= cell.min(axis=0)
     if cell.max() >= 1 << 21:
         raise CrossfuseError(
-            f"The cloud spans {cell.max() * size:.0f} m, too far for {size:g} m voxels; "
-            "crop it or check its unit."
+            "The cloud spans {cell:.0f} m, too far for {size:g} m voxels; crop it or check "
+            "its unit.",
+            cell=cell.max() * size,
+            size=size,
         )
     cell = cell.astype(np.int64)
     key = (cell[:, 0] << 42) | (cell[:, 1] << 21) | cell[:, 2]

@@ -81,13 +81,18 @@ class FeatureRecipe:
     def __post_init__(self) -> None:
         if len(self.de_bands) != len(self.psd_bands) or not self.de_bands:
             raise CrossfuseError(
-                f"a recipe needs as many DE bands as PSD bands, at least one; it has "
-                f"{len(self.de_bands)} and {len(self.psd_bands)}"
+                "a recipe needs as many DE bands as PSD bands, at least one; it has {de_bands} "
+                "and {psd_bands}",
+                de_bands=len(self.de_bands),
+                psd_bands=len(self.psd_bands),
             )
         if not (self.window >= 1.0 and self.step > 0 and self.pool >= 1):
             raise CrossfuseError(
-                "feature windows must last 1 s or longer (the PSD has 1 Hz bins), with a positive "
-                f"step and pool; got window {self.window} s, step {self.step} s, pool {self.pool}"
+                "feature windows must last 1 s or longer (the PSD has 1 Hz bins), with a "
+                "positive step and pool; got window {window} s, step {step} s, pool {pool}",
+                window=self.window,
+                step=self.step,
+                pool=self.pool,
             )
 
     @classmethod
@@ -121,8 +126,10 @@ class FeatureRecipe:
             return self, ()
         if not any(keep):
             raise CrossfuseError(
-                f"a sampling rate of {rate:g} Hz holds none of the bands "
-                f"{', '.join(self.names)}; record at 100 Hz or more"
+                "a sampling rate of {rate:g} Hz holds none of the bands {names}; record at 100 "
+                "Hz or more",
+                rate=rate,
+                names=", ".join(self.names),
             )
         pick = [index for index, kept in enumerate(keep) if kept]
         return (
@@ -171,14 +178,19 @@ def extract(
     columns = recipe.columns(seconds)
     if columns == 0:
         raise CrossfuseError(
-            f"the recording lasts {seconds:.2f} s, one feature window needs {recipe.window:g} s; "
-            "choose a longer part of the recording"
+            "the recording lasts {seconds:.2f} s, one feature window needs {window:g} s; "
+            "choose a longer part of the recording",
+            seconds=seconds,
+            window=recipe.window,
         )
     _, lost = recipe.available(rate)
     if lost:
         raise CrossfuseError(
-            f"at {rate:g} Hz the band {lost[0]} cannot be had (it must end below {rate / 2:g} Hz); "
-            "leave it out"
+            "at {rate:g} Hz the band {lost} cannot be had (it must end below {nyquist:g} "
+            "Hz); leave it out",
+            rate=rate,
+            lost=lost[0],
+            nyquist=rate / 2,
         )
     de = pool_columns(differential_entropy(x, rate, recipe), recipe, columns)
     psd = pool_columns(power_spectral_density(x, rate, recipe), recipe, columns)

@@ -50,8 +50,9 @@ class Statistics:
         """From (channels, bands, columns); four columns or more are needed for a spread."""
         if baseline.shape[-1] < 4:
             raise CrossfuseError(
-                f"the baseline segment gives {baseline.shape[-1]} feature columns, at least 4 "
-                "are needed; make it 6 s or longer"
+                "the baseline segment gives {shape} feature columns, at least 4 are needed; "
+                "make it 6 s or longer",
+                shape=baseline.shape[-1],
             )
         spread = baseline.std(-1, unbiased=False, keepdim=True)
         # A channel without any spread (flat) has no scale of its own: it stays at zero.

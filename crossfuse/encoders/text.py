@@ -91,8 +91,9 @@ class Bert(nn.Module):
         pooler = sum(k.startswith("pooler.") for k in used)
         if len(used) - pooler != expected:
             raise CrossfuseError(
-                f"The text encoder's weights have {len(used) - pooler} entries; "
-                f"{expected} were expected."
+                "The text encoder's weights have {used} entries; {expected} were expected.",
+                used=len(used) - pooler,
+                expected=expected,
             )
 
     def forward(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
@@ -203,15 +204,17 @@ class HubBert:
             transformers = importlib.import_module("transformers")
         except ImportError as error:
             raise CrossfuseError(
-                f"The text encoder {name} needs the package transformers; install it, or use "
-                "the built-in encoder (minilm)."
+                "The text encoder {name} needs the package transformers; install it, or use "
+                "the built-in encoder (minilm).",
+                name=name,
             ) from error
         try:
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(name, use_fast=True)
             self.model = transformers.AutoModel.from_pretrained(name).eval()
         except (OSError, ValueError) as error:
             raise CrossfuseError(
-                f"The text encoder {name} could not be loaded from the hub or the local cache."
+                "The text encoder {name} could not be loaded from the hub or the local cache.",
+                name=name,
             ) from error
         self.size = int(self.model.config.hidden_size)
 

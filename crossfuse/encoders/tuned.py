@@ -102,7 +102,9 @@ def tuned_tail(network: EfficientNetLite, state: Mapping[str, Tensor]) -> ImageT
     try:
         tail.load_state_dict(own, strict=True)
     except RuntimeError as error:
-        raise CrossfuseError(f"The tuned image encoder does not fit: {error}") from error
+        raise CrossfuseError(
+            "The tuned image encoder does not fit: {error}", error=error
+        ) from error
     return tail.requires_grad_(False).eval()
 
 
@@ -119,7 +121,7 @@ def tuned_minilm(state: Mapping[str, Tensor]) -> MiniLM:
                 continue
             name = key.removeprefix("text.").replace(".", "/")
             if name not in encoder.bert.table or encoder.bert.table[name].shape != value.shape:
-                raise CrossfuseError(f"The tuned text encoder does not fit MiniLM: {key}.")
+                raise CrossfuseError("The tuned text encoder does not fit MiniLM: {key}.", key=key)
             encoder.bert.table[name].copy_(value)
     return encoder
 

@@ -68,7 +68,9 @@ class MMCAConfig:
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise CrossfuseError(
-                f"MMCA: width {self.width} cannot be split over {self.heads} heads."
+                "MMCA: width {width} cannot be split over {heads} heads.",
+                width=self.width,
+                heads=self.heads,
             )
 
     @classmethod

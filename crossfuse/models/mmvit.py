@@ -206,8 +206,12 @@ class MMViT(nn.Module):
         coarsest = config.stride << (config.views - 1)
         if min(image) < coarsest or max(image) > MAX_SIDE:
             raise CrossfuseError(
-                f"This model reads pictures of {coarsest} to {MAX_SIDE} pixels a side; "
-                f"this one is {image[1]} x {image[0]}. Resize it first."
+                "This model reads pictures of {coarsest} to {limit} pixels a side; this one is "
+                "{height} x {width}. Resize it first.",
+                coarsest=coarsest,
+                limit=MAX_SIDE,
+                height=image[1],
+                width=image[0],
             )
         origin = FRONT_ORIGIN if config.stem == "lite2" else 0
         return {

@@ -16,6 +16,7 @@ from crossfuse.errors import CrossfuseError
 from crossfuse.geometry import ImageGrid
 from crossfuse.models.mmvit import MMViT
 from crossfuse.models.pooling_attention import Layout
+from crossfuse.notices import Notice
 
 WIDEST = 3.0  # longest to shortest side that is shown whole
 
@@ -54,17 +55,26 @@ def frame(photo: Photo, model: MMViT, options: Mapping[str, Any]) -> tuple[Frami
     width, height = photo.size
     side = int(options.get("side", model.config.image_size))
     if not 32 <= side <= 512:
-        raise CrossfuseError(f"A side of {side} pixels is not offered; choose 32 to 512.")
+        raise CrossfuseError("A side of {side} pixels is not offered; choose 32 to 512.", side=side)
     notes = []
     if min(width, height) < 32:
-        notes.append(f"The picture has only {width} x {height} pixels; it was enlarged.")
+        notes.append(
+            Notice(
+                "The picture has only {width} x {height} pixels; it was enlarged.",
+                width=width,
+                height=height,
+            )
+        )
     whole = options.get("crop", "centre") == "whole"
     aspect = width / height
     if whole and not 1 / WIDEST <= aspect <= WIDEST:
         whole = False
         notes.append(
-            f"At {max(aspect, 1 / aspect):.0f}:1 the picture is too long to be seen whole; "
-            "its middle square is used."
+            Notice(
+                "At {aspect:.0f}:1 the picture is too long to be seen whole; its middle square "
+                "is used.",
+                aspect=max(aspect, 1 / aspect),
+            )
         )
     if whole:
         # Sides in whole cells of the coarsest view, with about as many pixels as the square.
@@ -79,7 +89,7 @@ def frame(photo: Photo, model: MMViT, options: Mapping[str, Any]) -> tuple[Frami
         box = [(width - short) / 2, (height - short) / 2, short, short]
     zoom = float(options.get("zoom", 1.0))
     if not 0.1 <= zoom <= 1.0:
-        raise CrossfuseError(f"A zoom of {zoom:g} is not offered; choose 0.1 to 1.")
+        raise CrossfuseError("A zoom of {zoom:g} is not offered; choose 0.1 to 1.", zoom=zoom)
     shift = options.get("shift", (0.0, 0.0))
     x = box[0] + box[2] * ((1 - zoom) / 2 + float(shift[0]))
     y = box[1] + box[3] * ((1 - zoom) / 2 + float(shift[1]))

@@ -159,7 +159,9 @@ def _recording(
     if names == "names" and request.inputs.get("sample"):
         sample = str(request.inputs["sample"])
         if sample != "simulated":
-            raise CrossfuseError(f"there is no sample {sample!r}; there is: simulated")
+            raise CrossfuseError(
+                "there is no sample {sample!r}; there is: simulated", sample=sample
+            )
         return context.resource(("eeg", "simulated"), simulated.simulate)
     files = dict(zip(request.inputs[names], request.inputs[contents], strict=True))
     how = {key: options[key] for key in ("rate", "unit", "trial") if options.get(key) is not None}
@@ -254,8 +256,11 @@ def _baseline(
     stop = min(float(stop), seconds)
     if not 0 <= start < stop:
         raise CrossfuseError(
-            f"the baseline from {start:g} to {stop:g} s does not lie in a recording of "
-            f"{seconds:.1f} s; choose another segment"
+            "the baseline from {start:g} to {stop:g} s does not lie in a recording of "
+            "{seconds:.1f} s; choose another segment",
+            start=start,
+            stop=stop,
+            seconds=seconds,
         )
     return float(start), float(stop)
 
@@ -386,6 +391,6 @@ def request_from_arguments(args: argparse.Namespace) -> Request:
 
 def _with_companions(path: Path) -> list[Path]:
     if not path.is_file():
-        raise CrossfuseError(f"there is no file {path}")
+        raise CrossfuseError("there is no file {path}", path=path)
     endings = {".set": (".fdt",), ".vhdr": (".eeg", ".vmrk", ".dat")}.get(path.suffix.lower(), ())
     return [path, *(p for p in (path.with_suffix(e) for e in endings) if p.is_file())]

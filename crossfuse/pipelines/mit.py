@@ -55,6 +55,7 @@ from crossfuse.errors import CrossfuseError
 from crossfuse.geometry import ClassTokens, Geometry, ImageGrid, Joined, PointSegments, ViewStack
 from crossfuse.models.mit import MIT, MITOutput
 from crossfuse.models.mit_answers import segment_logits, tag_probabilities
+from crossfuse.notices import Notice
 from crossfuse.trace import AttentionMap, Trace
 
 MOST_PHOTOS = 32
@@ -79,7 +80,9 @@ class Options:
         try:
             return cls(**dict(request.options))
         except TypeError as error:
-            raise CrossfuseError(f"An option that this model does not have: {error}.") from error
+            raise CrossfuseError(
+                "An option that this model does not have: {error}.", error=error
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -104,13 +107,18 @@ def run(request: Request, context: Context) -> Result:
     colours = cloud.colours
     if colours is None:
         colours = np.full((len(cloud), 3), GREY, np.float32)
-        notes.append("The cloud has no colours: it is shown grey, and the model sees grey.")
+        notes.append(Notice("The cloud has no colours: it is shown grey, and the model sees grey."))
     context.stage("cutting supervoxels", 0.2)
     scene = prepare(cloud.positions, colours)
     if scene.segments < 2:
         raise CrossfuseError("The cloud is one single piece; there is nothing to compare.")
     if scene.voxels.size > 0.0501:
-        notes.append(f"The place is large: voxels of {scene.voxels.size * 100:.0f} cm were used.")
+        notes.append(
+            Notice(
+                "The place is large: voxels of {size:.0f} cm were used.",
+                size=scene.voxels.size * 100,
+            )
+        )
     photos = _photos(given, scene, notes, context)
     context.stage("looking at photographs", 0.5)
     views, cells = view_features(
@@ -124,13 +132,23 @@ def run(request: Request, context: Context) -> Result:
     names = model.config.classes
     unknown = set(options.tags) - set(names)
     if unknown:
-        raise CrossfuseError(f"No class is called {sorted(unknown)[0]!r}; there are: {names}.")
+        raise CrossfuseError(
+            "No class is called {unknown!r}; there are: {names}.",
+            unknown=sorted(unknown)[0],
+            names=names,
+        )
     trace = _trace(out, scene, photos, names)
     context.stage("packing", 0.95)
     outputs = _shown(cloud, colours, scene, options.most_shown)
     low, high = scene.voxels.centre.min(axis=0), scene.voxels.centre.max(axis=0)
     if len(cloud) > options.most_shown:
-        notes.append(f"{len(cloud):,} points were read; {options.most_shown:,} of them are drawn.")
+        notes.append(
+            Notice(
+                "{cloud:,} points were read; {most_shown:,} of them are drawn.",
+                cloud=len(cloud),
+                most_shown=options.most_shown,
+            )
+        )
     outputs |= {
         "logits": segment_logits(out)[0].cpu().numpy(),
         "cam": out.cam_3d[0].cpu().numpy(),
@@ -189,8 +207,10 @@ def _photos(
     if not given:
         context.stage("drawing views", 0.4)
         notes.append(
-            "No photographs were given: the pictures were drawn from the cloud itself, which adds "
-            "a look at it but no new information."
+            Notice(
+                "No photographs were given: the pictures were drawn from the cloud itself, "
+                "which adds a look at it but no new information."
+            )
         )
         voxels = scene.voxels
         pixels = views_of_cloud(voxels.centre, voxels.colour, voxels.size)
@@ -198,7 +218,11 @@ def _photos(
     if len(given) > MOST_PHOTOS:
         chosen = np.linspace(0, len(given) - 1, MOST_PHOTOS).round().astype(int)
         notes.append(
-            f"Of {len(given)} photographs, {MOST_PHOTOS} evenly spaced ones are looked at."
+            Notice(
+                "Of {given} photographs, {most_photos} evenly spaced ones are looked at.",
+                given=len(given),
+                most_photos=MOST_PHOTOS,
+            )
         )
         given = [given[i] for i in chosen]
     context.stage("reading photographs", 0.4)
@@ -356,7 +380,9 @@ def request_from_arguments(args: argparse.Namespace) -> Request:
         try:
             inputs["cloud"] = Path(args.points).read_bytes()
         except OSError as error:
-            raise CrossfuseError(f"{args.points} cannot be opened: {error.strerror}.") from error
+            raise CrossfuseError(
+                "{points} cannot be opened: {reason}.", points=args.points, reason=error.strerror
+            ) from error
         inputs["cloud_name"] = Path(args.points).name
     if args.photos is not None:
         photos = _photos_in(args.photos)
@@ -369,8 +395,10 @@ def request_from_arguments(args: argparse.Namespace) -> Request:
 
 def _photos_in(folder: Path) -> list[PhotoFile]:
     if not folder.is_dir():
-        raise CrossfuseError(f"{folder} is not a folder of photographs.")
+        raise CrossfuseError("{folder} is not a folder of photographs.", folder=folder)
     found = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in PHOTO_ENDINGS]
     if not found:
-        raise CrossfuseError(f"{folder} holds no photographs (jpg, png, webp, bmp, tif).")
+        raise CrossfuseError(
+            "{folder} holds no photographs (jpg, png, webp, bmp, tif).", folder=folder
+        )
     return [PhotoFile(path.name, path.read_bytes) for path in found]

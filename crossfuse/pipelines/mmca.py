@@ -356,4 +356,6 @@ def _read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise CrossfuseError(f"{path} cannot be read: {error.strerror}.") from error
+        raise CrossfuseError(
+            "{path} cannot be read: {reason}.", path=path, reason=error.strerror
+        ) from error

@@ -35,7 +35,7 @@ def clean(recording: Recording, steps: Steps) -> Recording:
     """All steps in order: mark bad, band-pass, notch, interpolate, reference."""
     unknown = [name for name in steps.bad if name not in recording.names]
     if unknown:
-        raise CrossfuseError(f"there is no channel {unknown[0]!r} to mark bad")
+        raise CrossfuseError("there is no channel {unknown!r} to mark bad", unknown=unknown[0])
     bad = tuple(dict.fromkeys((*recording.bad, *steps.bad)))
     out = replace(recording, bad=bad)
     if steps.band is not None:
@@ -53,11 +53,16 @@ def band_pass(recording: Recording, low: float, high: float) -> Recording:
     from crossfuse.encoders.eeg_features import filter_blocks
 
     if not 0 < low < high:
-        raise CrossfuseError(f"a band-pass needs 0 < low < high; got {low:g} to {high:g} Hz")
+        raise CrossfuseError(
+            "a band-pass needs 0 < low < high; got {low:g} to {high:g} Hz", low=low, high=high
+        )
     if high > recording.rate / 2 - 1:
         raise CrossfuseError(
-            f"the band-pass ends at {high:g} Hz, a recording at {recording.rate:g} Hz holds "
-            f"frequencies below {recording.rate / 2:g} Hz; lower the upper edge"
+            "the band-pass ends at {high:g} Hz, a recording at {rate:g} Hz holds "
+            "frequencies below {nyquist:g} Hz; lower the upper edge",
+            high=high,
+            rate=recording.rate,
+            nyquist=recording.rate / 2,
         )
     import torch
 
@@ -66,7 +71,9 @@ def band_pass(recording: Recording, low: float, high: float) -> Recording:
     for row in range(len(signal)):
         part = torch.from_numpy(np.array(recording.signal[row : row + 1]))
         signal[row] = filter_blocks(part, filters)[0, 0].numpy()
-    return replace(recording, signal=signal).noted(f"Band-pass {low:g}-{high:g} Hz.")
+    return replace(recording, signal=signal).noted(
+        Notice("Band-pass {low:g}-{high:g} Hz.", low=low, high=high)
+    )
 
 
 def notch(recording: Recording, mains: float) -> Recording:
@@ -74,16 +81,24 @@ def notch(recording: Recording, mains: float) -> Recording:
     from scipy.signal import iirnotch, sosfiltfilt, tf2sos
 
     if mains not in (50, 60):
-        raise CrossfuseError(f"mains are 50 or 60 Hz; got {mains:g}")
+        raise CrossfuseError("mains are 50 or 60 Hz; got {mains:g}", mains=mains)
     lines = np.arange(mains, recording.rate / 2 - 1, mains)
     if not len(lines):
-        return recording.noted(f"{mains:g} Hz lies above what {recording.rate:g} Hz can hold.")
+        return recording.noted(
+            Notice(
+                "{mains:g} Hz lies above what {rate:g} Hz can hold.",
+                mains=mains,
+                rate=recording.rate,
+            )
+        )
     signal = recording.signal
     for line in lines:
         sos = tf2sos(*iirnotch(line, 30, recording.rate))
         pad = min(3 * 64, signal.shape[1] - 1)
         signal = sosfiltfilt(sos, signal, axis=1, padlen=pad).astype(np.float32)
-    return replace(recording, signal=signal).noted(f"Notch at {mains:g} Hz and harmonics.")
+    return replace(recording, signal=signal).noted(
+        Notice("Notch at {mains:g} Hz and harmonics.", mains=mains)
+    )
 
 
 def reference(recording: Recording, how: str) -> Recording:
@@ -95,22 +110,25 @@ def reference(recording: Recording, how: str) -> Recording:
         good = [i for i in eeg if recording.names[i] not in recording.bad]
         if len(good) < 2:
             raise CrossfuseError("an average reference needs at least two good EEG channels")
-        base, label = recording.signal[good].mean(0), "their average"
+        base, label = recording.signal[good].mean(0), Notice("their average")
     elif how == "mastoids":
         ears = [i for i, name in enumerate(recording.names) if name in montage.MASTOIDS]
         if len(ears) != 2:
             raise CrossfuseError(
-                "linked mastoids need both A1 and A2 (or M1 and M2, TP9 and TP10); this recording "
-                f"has {len(ears)} of such channels. Choose the average"
+                "linked mastoids need both A1 and A2 (or M1 and M2, TP9 and TP10); this "
+                "recording has {ears} of such channels. Choose the average",
+                ears=len(ears),
             )
-        base, label = recording.signal[ears].mean(0), "the mean of both mastoids"
+        base, label = recording.signal[ears].mean(0), Notice("the mean of both mastoids")
     elif how in recording.names:
         base, label = recording.signal[recording.names.index(how)], how
     else:
-        raise CrossfuseError(f"there is no channel {how!r} to refer to")
+        raise CrossfuseError("there is no channel {how!r} to refer to", how=how)
     signal = recording.signal.copy()
     signal[eeg] -= base
-    return replace(recording, signal=signal).noted(f"EEG channels are referred to {label}.")
+    return replace(recording, signal=signal).noted(
+        Notice("EEG channels are referred to {label}.", label=label)
+    )
 
 
 def propose_bad(recording: Recording, factor: float = 3.5) -> dict[str, Notice]:
@@ -159,7 +177,9 @@ def interpolate(recording: Recording, names: tuple[str, ...] | None = None) -> R
     if not bad:
         return recording
     if len(good) < 4:
-        return recording.noted(f"{', '.join(bad)} stay bad: too few good neighbours.")
+        return recording.noted(
+            Notice("{bad} stay bad: too few good neighbours.", bad=", ".join(bad))
+        )
     matrix = spline_matrix([known[n] for n in good], [known[n] for n in bad])
     index = {name: i for i, name in enumerate(recording.names)}
     signal = recording.signal.copy()
@@ -167,7 +187,7 @@ def interpolate(recording: Recording, names: tuple[str, ...] | None = None) -> R
     signal[[index[n] for n in bad]] = matrix.astype(np.float32) @ recording.signal[rows]
     left = tuple(name for name in recording.bad if name not in bad)
     return replace(recording, signal=signal, bad=left).noted(
-        f"{', '.join(bad)}: interpolated from {len(good)} good channels."
+        Notice("{bad}: interpolated from {good} good channels.", bad=", ".join(bad), good=len(good))
     )
 
 
@@ -196,8 +216,12 @@ def complete(recording: Recording, names: tuple[str, ...], most: int = 6) -> Rec
     absent = [name for name in names if name not in recording.names]
     if len(absent) > most:
         raise CrossfuseError(
-            f"{len(absent)} of the {len(names)} channels are absent ({', '.join(absent[:8])}...); "
-            f"up to {most} can be interpolated"
+            "{count} of the {all} channels are absent ({first}...); up to {most} can "
+            "be interpolated",
+            count=len(absent),
+            all=len(names),
+            first=", ".join(absent[:8]),
+            most=most,
         )
     if not absent:
         return recording.pick(names)
@@ -230,8 +254,10 @@ def resample(recording: Recording, rate: float) -> Recording:
     up, down = up // common, down // common
     if up > 10_000:
         raise CrossfuseError(
-            f"a sampling rate of {recording.rate:g} Hz cannot be brought to {rate:g} Hz; resample "
-            "the file to a whole number of Hz"
+            "a sampling rate of {rate:g} Hz cannot be brought to {wanted:g} Hz; resample "
+            "the file to a whole number of Hz",
+            rate=recording.rate,
+            wanted=rate,
         )
     samples = recording.signal.shape[1]
     margin = -(-int(recording.rate) // down)  # whole steps of at least a second
@@ -250,5 +276,5 @@ def resample(recording: Recording, rate: float) -> Recording:
         found = torch.fft.irfft(spectrum, n=result)[:, margin * up :][:, : signal.shape[1]]
         signal[start : start + 4] = found.numpy()
     return replace(recording, signal=signal, rate=rate).noted(
-        f"Resampled from {recording.rate:g} to {rate:g} Hz."
+        Notice("Resampled from {rate:g} to {wanted:g} Hz.", rate=recording.rate, wanted=rate)
     )

@@ -19,6 +19,7 @@ import numpy as np
 
 from crossfuse.data.eeg.recording import Annotation, Recording
 from crossfuse.errors import CrossfuseError
+from crossfuse.notices import Notice
 
 CHANNELS = (
     *("Fp1", "AF3", "F3", "F7", "FC5", "FC1", "C3", "T7", "CP5", "CP1", "P3", "P7", "PO3", "O1"),
@@ -33,7 +34,7 @@ RECONSTRUCT = {
     "numpy.core.multiarray _reconstruct",
     "numpy._core.multiarray _reconstruct",
 }
-ADVICE = "only the arrays 'data' and 'labels' of the DEAP release are read from such files"
+ADVICE = Notice("only the arrays 'data' and 'labels' of the DEAP release are read from such files")
 
 
 @dataclass
@@ -89,7 +90,7 @@ def load_arrays(data: bytes) -> dict[str, np.ndarray]:
     try:
         document = _interpret(data)
         if not isinstance(document, dict):
-            raise CrossfuseError(f"the pickle does not hold a dictionary; {ADVICE}")
+            raise CrossfuseError("the pickle does not hold a dictionary; {advice}", advice=ADVICE)
         return {
             key: _array(value)
             for key, value in document.items()
@@ -100,7 +101,9 @@ def load_arrays(data: bytes) -> dict[str, np.ndarray]:
     # A damaged pickle can trip the stack machine anywhere; none of it has run anything.
     except Exception as error:
         raise CrossfuseError(
-            f"the .dat file is damaged ({type(error).__name__}: {str(error)[:80]}); copy it again"
+            "the .dat file is damaged ({name}: {error}); copy it again",
+            name=type(error).__name__,
+            error=str(error)[:80],
         ) from error
 
 
@@ -149,32 +152,41 @@ def _interpret(data: bytes) -> Any:
                 argument = f"{module} {attribute}"
             if argument not in _ALLOWED:
                 raise CrossfuseError(
-                    f"the pickle would load {str(argument)[:60]!r}; nothing of it was run, and "
-                    f"{ADVICE}"
+                    "the pickle would load {argument!r}; nothing of it was run, and {advice}",
+                    argument=str(argument)[:60],
+                    advice=ADVICE,
                 )
             stack.append(_Name(argument))
         elif name == "REDUCE":
             arguments, function = stack.pop(), stack.pop()
             if not isinstance(function, _Name) or not isinstance(arguments, tuple):
-                raise CrossfuseError(f"the pickle calls something that is no array; {ADVICE}")
+                raise CrossfuseError(
+                    "the pickle calls something that is no array; {advice}", advice=ADVICE
+                )
             stack.append(_Call(function.text, arguments))
         elif name == "BUILD":
             state = stack.pop()
             if not isinstance(stack[-1], _Call):
-                raise CrossfuseError(f"the pickle builds something that is no array; {ADVICE}")
+                raise CrossfuseError(
+                    "the pickle builds something that is no array; {advice}", advice=ADVICE
+                )
             stack[-1].state = state
         else:
-            raise CrossfuseError(f"the pickle uses the instruction {name}; {ADVICE}")
+            raise CrossfuseError(
+                "the pickle uses the instruction {name}; {advice}", name=name, advice=ADVICE
+            )
     raise CrossfuseError("the .dat file ends in its middle; copy it again")
 
 
 def _pairs(target: Any, items: list[Any]) -> dict[Any, Any]:
     if not isinstance(target, dict) or len(items) % 2:
-        raise CrossfuseError(f"the pickle fills something that is no dictionary; {ADVICE}")
+        raise CrossfuseError(
+            "the pickle fills something that is no dictionary; {advice}", advice=ADVICE
+        )
     for key, value in zip(items[::2], items[1::2], strict=True):
         key = key.decode("latin1") if isinstance(key, bytes) else key
         if not isinstance(key, str):
-            raise CrossfuseError(f"the pickle has a key that is no text; {ADVICE}")
+            raise CrossfuseError("the pickle has a key that is no text; {advice}", advice=ADVICE)
         target[key] = value
     return target
 
@@ -188,25 +200,31 @@ def _text(value: Any) -> str:
 def _raw(value: Any) -> bytes:
     if isinstance(value, _Call) and value.name == "_codecs encode":
         if len(value.arguments) != 2 or value.arguments[1] != "latin1":
-            raise CrossfuseError(f"the pickle encodes its samples in an unknown way; {ADVICE}")
+            raise CrossfuseError(
+                "the pickle encodes its samples in an unknown way; {advice}", advice=ADVICE
+            )
         value = value.arguments[0]
     if isinstance(value, str):
         return value.encode("latin1")
     if isinstance(value, bytes):
         return value
-    raise CrossfuseError(f"the pickle holds an array of objects; {ADVICE}")
+    raise CrossfuseError("the pickle holds an array of objects; {advice}", advice=ADVICE)
 
 
 def _array(call: _Call) -> np.ndarray:
     """The array that a description stands for; its shape must fit its bytes exactly."""
     if call.name not in RECONSTRUCT or not isinstance(call.state, tuple) or len(call.state) != 5:
-        raise CrossfuseError(f"the pickle holds {call.name!r}; {ADVICE}")
+        raise CrossfuseError("the pickle holds {name!r}; {advice}", name=call.name, advice=ADVICE)
     _, shape, dtype, fortran, raw = call.state
     if not isinstance(dtype, _Call) or dtype.name != "numpy dtype" or not dtype.arguments:
-        raise CrossfuseError(f"the pickle holds an array without a number type; {ADVICE}")
+        raise CrossfuseError(
+            "the pickle holds an array without a number type; {advice}", advice=ADVICE
+        )
     code = _text(dtype.arguments[0])
     if code not in ("f4", "f8", "i2", "i4", "i8", "u1", "i1"):
-        raise CrossfuseError(f"the pickle holds an array of type {code[:20]!r}; {ADVICE}")
+        raise CrossfuseError(
+            "the pickle holds an array of type {code!r}; {advice}", code=code[:20], advice=ADVICE
+        )
     order = "<"
     if isinstance(dtype.state, tuple) and len(dtype.state) > 1 and _text(dtype.state[1]) == ">":
         order = ">"
@@ -215,8 +233,11 @@ def _array(call: _Call) -> np.ndarray:
     kind = np.dtype(order + code)
     if min(shape, default=1) < 0 or math.prod(shape) * kind.itemsize != len(content):
         raise CrossfuseError(
-            f"an array of shape {shape} and type {code} does not fit its {len(content)} bytes; "
-            "the .dat file is damaged"
+            "an array of shape {shape} and type {code} does not fit its {content} bytes; "
+            "the .dat file is damaged",
+            shape=shape,
+            code=code,
+            content=len(content),
         )
     array = np.frombuffer(content, kind)
     return array.reshape(shape, order="F" if fortran else "C").astype(kind.newbyteorder("="))
@@ -227,7 +248,9 @@ def arrays_of(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     arrays = load_arrays(data)
     missing = [name for name in ("data", "labels") if name not in arrays]
     if missing:
-        raise CrossfuseError(f"the .dat file has no array {missing[0]!r}; {ADVICE}")
+        raise CrossfuseError(
+            "the .dat file has no array {missing!r}; {advice}", missing=missing[0], advice=ADVICE
+        )
     return check(arrays["data"], arrays["labels"])
 
 
@@ -237,13 +260,16 @@ def check(data: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
         raise CrossfuseError("DEAP's data and labels must be numbers; download the file again")
     if data.ndim != 3 or data.shape[1] < 32 or data.shape[2] < 2 * RATE:
         raise CrossfuseError(
-            f"DEAP's data have the shape (trials, 40, 8064), this file {data.shape}; use the "
-            "'preprocessed python' or 'preprocessed matlab' release"
+            "DEAP's data have the shape (trials, 40, 8064), this file {shape}; use the "
+            "'preprocessed python' or 'preprocessed matlab' release",
+            shape=data.shape,
         )
     if labels.shape != (data.shape[0], 4):
         raise CrossfuseError(
-            f"DEAP's labels have the shape (trials, 4), this file {labels.shape} for "
-            f"{data.shape[0]} trials; download it again"
+            "DEAP's labels have the shape (trials, 4), this file {shape} for {trials} "
+            "trials; download it again",
+            shape=labels.shape,
+            trials=data.shape[0],
         )
     return data, labels
 
@@ -257,7 +283,9 @@ def from_arrays(data: Any, labels: Any, trial: int) -> Recording:
     """One trial as a recording: 32 EEG and up to 8 other channels, 3 s before the stimulus."""
     data, labels = check(data, labels)
     if not 0 <= trial < len(data):
-        raise CrossfuseError(f"trial {trial} was asked for; the file has 0 to {len(data) - 1}")
+        raise CrossfuseError(
+            "trial {trial} was asked for; the file has 0 to {data}", trial=trial, data=len(data) - 1
+        )
     names = (CHANNELS + OTHERS)[: data.shape[1]]
     names += tuple(f"channel {i + 1}" for i in range(len(names), data.shape[1]))
     kinds = (("eeg",) * 32 + ("eog", "eog", "emg", "emg") + ("misc",) * 400)[: len(names)]
@@ -267,7 +295,12 @@ def from_arrays(data: Any, labels: Any, trial: int) -> Recording:
         Annotation(BEFORE, length - BEFORE, f"video of trial {trial + 1}"),
     )
     ratings = ", ".join(f"{n} {v:.2f}" for n, v in zip(SCALES, labels[trial], strict=True))
-    note = f"Trial {trial + 1} of {len(data)} of a DEAP file; the person's ratings: {ratings}."
+    note = Notice(
+        "Trial {trial} of {count} of a DEAP file; the person's ratings: {ratings}.",
+        trial=trial + 1,
+        count=len(data),
+        ratings=ratings,
+    )
     return Recording(
         data[trial].astype(np.float32), RATE, names, kinds, marks, format="DEAP", notes=(note,)
     )

@@ -16,6 +16,7 @@ import numpy as np
 
 from crossfuse.data.eeg.recording import UNITS, Annotation, Recording, check_size
 from crossfuse.errors import CrossfuseError
+from crossfuse.notices import Notice
 
 MAX_UNPACKED = 4 << 30
 
@@ -36,7 +37,7 @@ def load_matlab(data: bytes) -> dict[str, Any]:
     # SciPy's parser raises many types on damaged files, down to IndexError and zlib.error.
     except Exception as error:
         raise CrossfuseError(
-            f"the MATLAB file is damaged ({str(error)[:120]}); copy or save it again"
+            "the MATLAB file is damaged ({error}); copy or save it again", error=str(error)[:120]
         ) from error
     return {name: value for name, value in found.items() if not name.startswith("__")}
 
@@ -56,7 +57,7 @@ def _bound_unpacked(data: bytes) -> None:
                     pending = machine.unconsumed_tail
             except zlib.error as error:
                 raise CrossfuseError(
-                    f"the MATLAB file is damaged ({error}); copy or save it again"
+                    "the MATLAB file is damaged ({error}); copy or save it again", error=error
                 ) from error
         if total > MAX_UNPACKED:
             raise CrossfuseError("the MATLAB file unpacks to more than 4 GiB; save a shorter part")
@@ -82,23 +83,30 @@ def read_set(
         ) from error
     if trials < 1 or points < 1 or channels < 1:
         raise CrossfuseError(
-            f"the EEGLAB set declares {channels} channels, {points} points and {trials} trials; "
-            "save it again"
+            "the EEGLAB set declares {channels} channels, {points} points and {trials} "
+            "trials; save it again",
+            channels=channels,
+            points=points,
+            trials=trials,
         )
     samples = points * trials
-    check_size(channels, samples, rate, "the EEGLAB set")
+    check_size(channels, samples, rate, Notice("the EEGLAB set"))
     data = field("data")
     if isinstance(data, str):
         raw = companion(data)
         if raw is None:
             name = data.replace("\\", "/").rsplit("/", 1)[-1]
             raise CrossfuseError(
-                f"the .set keeps its samples in {name!r}; upload the .fdt beside it"
+                "the .set keeps its samples in {name!r}; upload the .fdt beside it", name=name
             )
         if len(raw) < 4 * channels * samples:
             raise CrossfuseError(
-                f"the .fdt holds {len(raw)} bytes, {4 * channels * samples} are declared "
-                f"({channels} channels x {samples} samples); copy it again"
+                "the .fdt holds {raw} bytes, {declared} are declared ({channels} channels x "
+                "{samples} samples); copy it again",
+                raw=len(raw),
+                declared=4 * channels * samples,
+                channels=channels,
+                samples=samples,
             )
         flat = np.frombuffer(raw, "<f4", count=channels * samples)
         signal = np.ascontiguousarray(flat.reshape(samples, channels).T)
@@ -106,8 +114,12 @@ def read_set(
         array = np.asarray(data)
         if array.dtype.kind not in "fiu" or array.size != channels * samples:
             raise CrossfuseError(
-                f"the samples in the .set ({array.dtype}, {array.size} values) are not the "
-                f"declared {channels} channels x {samples}; save it again"
+                "the samples in the .set ({dtype}, {size} values) are not the declared "
+                "{channels} channels x {samples}; save it again",
+                dtype=array.dtype,
+                size=array.size,
+                channels=channels,
+                samples=samples,
             )
         # Epochs are the last axis in MATLAB: join them one after the other.
         signal = array.reshape(channels, points, trials, order="F")
@@ -116,7 +128,13 @@ def read_set(
         )
     notes = []
     if trials > 1:
-        notes.append(f"{trials} epochs of {points / rate:g} s are joined one after the other.")
+        notes.append(
+            Notice(
+                "{trials} epochs of {points:g} s are joined one after the other.",
+                trials=trials,
+                points=points / rate,
+            )
+        )
     names, places = _channels(field("chanlocs"), channels)
     scale = 1.0 if unit is None else UNITS[unit]
     if scale != 1.0:

@@ -37,7 +37,9 @@ def find(folder: Path) -> dict[str, dict[str, Path]]:
         CrossfuseError: no such folder, or nobody with both files.
     """
     if not folder.is_dir():
-        raise CrossfuseError(f"there is no folder {folder}; give the folder of the EEGMAT files")
+        raise CrossfuseError(
+            "there is no folder {folder}; give the folder of the EEGMAT files", folder=folder
+        )
     people: dict[str, dict[str, Path]] = {}
     for path in sorted(folder.iterdir()):
         found = NAMES.match(path.name)
@@ -48,8 +50,9 @@ def find(folder: Path) -> dict[str, dict[str, Path]]:
     people = {name: files for name, files in people.items() if len(files) == 2}
     if not people:
         raise CrossfuseError(
-            f"{folder} holds no pair SNN_rest.edf and SNN_task.edf (or SubjectNN_1.edf and "
-            "SubjectNN_2.edf); give the folder of the EEGMAT files"
+            "{folder} holds no pair SNN_rest.edf and SNN_task.edf (or SubjectNN_1.edf and "
+            "SubjectNN_2.edf); give the folder of the EEGMAT files",
+            folder=folder,
         )
     return dict(sorted(people.items()))
 
@@ -66,5 +69,7 @@ def _read(path: Path) -> Recording:
     recording = read_recording({path.name: path.read_bytes()})
     missing = [name for name in montage.TEN_TWENTY if name not in recording.names]
     if missing:
-        raise CrossfuseError(f"{path.name} lacks the channels {', '.join(missing)}")
+        raise CrossfuseError(
+            "{name} lacks the channels {missing}", name=path.name, missing=", ".join(missing)
+        )
     return cleaning.resample(recording.pick(montage.TEN_TWENTY), RATE)

@@ -23,6 +23,7 @@ import numpy as np
 from crossfuse.data.eeg import deap, montage, tables
 from crossfuse.data.eeg.recording import UNITS, Annotation, Recording, check_size, mend
 from crossfuse.errors import CrossfuseError
+from crossfuse.notices import Notice
 
 if TYPE_CHECKING:
     from mne.io import BaseRaw
@@ -55,11 +56,15 @@ def read_recording(
     """
     files = {_base_name(name): data for name, data in files.items()}
     if not files or not any(files.values()):
-        raise CrossfuseError(f"the file is empty; upload {READABLE}")
+        raise CrossfuseError("the file is empty; upload {readable}", readable=READABLE)
     if sum(map(len, files.values())) > MAX_BYTES:
-        raise CrossfuseError(f"more than {MAX_BYTES >> 30} GiB were uploaded; cut the recording")
+        raise CrossfuseError(
+            "more than {limit} GiB were uploaded; cut the recording", limit=MAX_BYTES >> 30
+        )
     if unit is not None and unit not in UNITS:
-        raise CrossfuseError(f"the unit {unit!r} is not known; use one of {', '.join(UNITS)}")
+        raise CrossfuseError(
+            "the unit {unit!r} is not known; use one of {units}", unit=unit, units=", ".join(UNITS)
+        )
     files = _unpack(files)
     kinds = {name: kind_of_file(data) for name, data in files.items()}
     leaders = [name for name, kind in kinds.items() if kind not in ("companion", "markers")]
@@ -70,8 +75,9 @@ def read_recording(
         leaders = [name for name in leaders if kinds[name] != "text"]
     if len(leaders) > 1:
         raise CrossfuseError(
-            f"{len(leaders)} recordings were given ({', '.join(map(repr, leaders[:4]))}); give "
-            "one, with its companion files"
+            "{count} recordings were given ({names}); give one, with its companion files",
+            count=len(leaders),
+            names=", ".join(map(repr, leaders[:4])),
         )
     leader = leaders[0]
     kind = kinds[leader]
@@ -132,13 +138,15 @@ def _base_name(name: str) -> str:
     return PurePosixPath(name.replace("\\", "/").replace("\x00", "")).name or "recording"
 
 
-def _lonely(files: Files) -> str:
+def _lonely(files: Files) -> Notice:
     names = [name.lower() for name in files]
     if any(name.endswith(".fdt") for name in names):
-        return "an EEGLAB .fdt holds samples only; upload its .set beside it"
+        return Notice("an EEGLAB .fdt holds samples only; upload its .set beside it")
     if any(name.endswith((".eeg", ".vmrk", ".dat")) for name in names):
-        return "samples or markers of BrainVision came without their header; upload the .vhdr too"
-    return f"the format is not one that is read here; upload {READABLE}"
+        return Notice(
+            "samples or markers of BrainVision came without their header; upload the .vhdr too"
+        )
+    return Notice("the format is not one that is read here; upload {readable}", readable=READABLE)
 
 
 def _unpack(files: Files) -> dict[str, bytes]:
@@ -157,7 +165,8 @@ def _unpack(files: Files) -> dict[str, bytes]:
                 out.update(_members(archive, members, len(data)))
         except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
             raise CrossfuseError(
-                f"the zip archive cannot be opened ({error}); pack it again without a password"
+                "the zip archive cannot be opened ({error}); pack it again without a password",
+                error=error,
             ) from error
     return out
 
@@ -171,21 +180,25 @@ def _members(
         raise CrossfuseError("the zip archive is empty; put the files of one recording into it")
     if len(members) > MAX_MEMBERS:
         raise CrossfuseError(
-            f"the zip archive holds {len(members)} files; put the files of one recording into it"
+            "the zip archive holds {members} files; put the files of one recording into it",
+            members=len(members),
         )
     total = sum(m.file_size for m in members)
     if total > MAX_BYTES or total > MAX_RATIO * max(packed, 1):
         raise CrossfuseError(
-            f"the zip archive would unpack to {total / 1e6:.0f} MB from {packed / 1e6:.1f} MB; "
-            "upload the files themselves"
+            "the zip archive would unpack to {total:.0f} MB from {packed:.1f} MB; upload "
+            "the files themselves",
+            total=total / 1000000.0,
+            packed=packed / 1000000.0,
         )
     out: dict[str, bytes] = {}
     for member in members:
         path = PurePosixPath(member.filename.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
             raise CrossfuseError(
-                f"the zip archive holds the path {member.filename!r}, which leads outside of it; "
-                "pack the files again"
+                "the zip archive holds the path {filename!r}, which leads outside of it; pack "
+                "the files again",
+                filename=member.filename,
             )
         out[path.name] = archive.read(member)
     return out
@@ -261,8 +274,9 @@ def _read_brainvision(leader: str, files: Files, unit: str | None) -> Recording:
         data = _companion(files, named, stem, Path(named).suffix or Path(ours).suffix)
         if data is None:
             raise CrossfuseError(
-                f"the BrainVision header needs {named!r}; upload the .vhdr, the .eeg and the "
-                ".vmrk together, or a zip of the three"
+                "the BrainVision header needs {named!r}; upload the .vhdr, the .eeg and the "
+                ".vmrk together, or a zip of the three",
+                named=named,
             )
         packed[ours] = data
         text = text[: found.start()] + f"{key}={ours}" + text[found.end() :]
@@ -318,18 +332,27 @@ def _with_mne(
                 if again is None:
                     raise
                 raw = again(path)
-            check_size(len(raw.ch_names), raw.n_times, raw.info["sfreq"], f"the {what} file")
+            check_size(
+                len(raw.ch_names),
+                raw.n_times,
+                raw.info["sfreq"],
+                Notice("the {what} file", what=what),
+            )
             return _from_raw(raw, what, unit)
         except CrossfuseError:
             raise
         except MemoryError as error:
-            raise CrossfuseError(f"the {what} file does not fit into memory; cut it") from error
+            raise CrossfuseError(
+                "the {what} file does not fit into memory; cut it", what=what
+            ) from error
         # MNE's readers raise whatever their parsing trips over; all of it means a broken file.
         except Exception as error:
             reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
             raise CrossfuseError(
-                f"the {what} file cannot be read ({reason}); export it again from the recording "
-                "software, or copy it again in binary mode"
+                "the {what} file cannot be read ({reason}); export it again from the recording "
+                "software, or copy it again in binary mode",
+                what=what,
+                reason=reason,
             ) from error
 
 
@@ -343,7 +366,9 @@ def _from_raw(raw: BaseRaw, what: str, unit: str | None) -> Recording:
     if unit is not None:
         # The file's own unit is undone first only where MNE applied one: V for all of its readers.
         factor = UNITS[unit]
-        notes.append(f"Amplitudes are taken as {unit}, as chosen, not as the file says.")
+        notes.append(
+            Notice("Amplitudes are taken as {unit}, as chosen, not as the file says.", unit=unit)
+        )
     signal = np.empty((len(raw.ch_names), raw.n_times), np.float32)
     piece = max(1, int(PIECE_SECONDS * rate))
     for start in range(0, raw.n_times, piece):
@@ -378,51 +403,84 @@ def check_edf(data: bytes, *, bdf: bool) -> tuple[bytes, tuple[str, ...]]:
     count of -1 or one that is too small is set right. Returns the bytes to read and the notes.
     """
     what = "BDF" if bdf else "EDF"
-    again = "copy it again in binary mode or export it again"
+    again = Notice("copy it again in binary mode or export it again")
     if len(data) < 256:
-        raise CrossfuseError(f"the {what} file ends inside its header; {again}")
+        raise CrossfuseError(
+            "the {what} file ends inside its header; {again}", what=what, again=again
+        )
     try:
         header = int(data[184:192])
         records = int(data[236:244])
         seconds = float(data[244:252])
         signals = int(data[252:256])
     except ValueError as error:
-        raise CrossfuseError(f"the {what} header holds no readable numbers; {again}") from error
+        raise CrossfuseError(
+            "the {what} header holds no readable numbers; {again}", what=what, again=again
+        ) from error
     if not 1 <= signals <= 4096 or header != 256 * (signals + 1) or len(data) < header:
         raise CrossfuseError(
-            f"the {what} header declares {signals} signals and {header} bytes of header, which do "
-            f"not fit a file of {len(data)} bytes; {again}"
+            "the {what} header declares {signals} signals and {header} bytes of header, "
+            "which do not fit a file of {data} bytes; {again}",
+            what=what,
+            signals=signals,
+            header=header,
+            data=len(data),
+            again=again,
         )
     try:
         start = 256 + signals * 216
         per_record = [int(data[start + 8 * i : start + 8 * i + 8]) for i in range(signals)]
     except ValueError as error:
-        raise CrossfuseError(f"the {what} header holds no sample counts; {again}") from error
+        raise CrossfuseError(
+            "the {what} header holds no sample counts; {again}", what=what, again=again
+        ) from error
     width = (3 if bdf else 2) * sum(per_record)
     if min(per_record) < 0 or width <= 0 or not np.isfinite(seconds) or seconds < 0:
-        raise CrossfuseError(f"the {what} header declares impossible records; {again}")
+        raise CrossfuseError(
+            "the {what} header declares impossible records; {again}", what=what, again=again
+        )
     if seconds > 0:
-        check_size(1, max(per_record), max(per_record) / seconds, f"a record of the {what} file")
+        check_size(
+            1,
+            max(per_record),
+            max(per_record) / seconds,
+            Notice("a record of the {what} file", what=what),
+        )
     there = (len(data) - header) // width
     if there < 1:
-        raise CrossfuseError(f"the {what} file ends before its first whole record; {again}")
+        raise CrossfuseError(
+            "the {what} file ends before its first whole record; {again}", what=what, again=again
+        )
     left = (len(data) - header) % width
     notes = []
     if left and records <= there:
         notes.append(
-            f"The file holds {left} bytes that belong to no record. If the traces look wrong, it "
-            "was copied in text mode: copy it again in binary mode."
+            Notice(
+                "The file holds {left} bytes that belong to no record. If the traces look "
+                "wrong, it was copied in text mode: copy it again in binary mode.",
+                left=left,
+            )
         )
     if records == there:
         return data, tuple(notes)
     if records > there:
         notes.append(
-            f"The file is cut: its header promises {records} records, {there} are whole "
-            f"({there * seconds:g} of {records * seconds:g} s). What is there is shown."
+            Notice(
+                "The file is cut: its header promises {records} records, {there} are whole "
+                "({seconds:g} of {promised:g} s). What is there is shown.",
+                records=records,
+                there=there,
+                seconds=there * seconds,
+                promised=records * seconds,
+            )
         )
     elif records >= 0:
         notes.append(
-            f"The header declares {records} records, the file holds {there}; all are read."
+            Notice(
+                "The header declares {records} records, the file holds {there}; all are read.",
+                records=records,
+                there=there,
+            )
         )
     fixed = bytearray(data[: header + there * width])
     fixed[236:244] = f"{there:<8d}".encode()
@@ -465,7 +523,13 @@ def _named(recording: Recording) -> Recording:
     notes = list(recording.notes)
     if unmatched:
         more = f" and {len(unmatched) - 12} more" if len(unmatched) > 12 else ""
-        notes.append(f"Channels without a place on the head: {', '.join(unmatched[:12])}{more}.")
+        notes.append(
+            Notice(
+                "Channels without a place on the head: {unmatched}{more}.",
+                unmatched=", ".join(unmatched[:12]),
+                more=more,
+            )
+        )
     places = recording.positions
     if places is None or not np.isfinite(places).any():
         places = montage.positions(names)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from crossfuse.errors import CrossfuseError
+from crossfuse.notices import Notice
 
 MAX_CHANNELS = 512
 MAX_SAMPLES = 1 << 30  # channels x samples: 4 GiB of float32
@@ -72,23 +73,35 @@ def check_size(channels: int, samples: int, rate: float, where: str) -> None:
     """Refuse what cannot be a recording before anything of its size is allocated."""
     if channels < 1 or samples < 1:
         raise CrossfuseError(
-            f"{where} holds {channels} channels of {samples} samples; a recording needs at least "
-            "one of each. Export it again from the recording software."
+            "{where} holds {channels} channels of {samples} samples; a recording needs at "
+            "least one of each. Export it again from the recording software.",
+            where=where,
+            channels=channels,
+            samples=samples,
         )
     if channels > MAX_CHANNELS:
         raise CrossfuseError(
-            f"{where} declares {channels} channels; up to {MAX_CHANNELS} are read. Leave out the "
-            "channels that are not EEG."
+            "{where} declares {channels} channels; up to {limit} are read. Leave out the "
+            "channels that are not EEG.",
+            where=where,
+            channels=channels,
+            limit=MAX_CHANNELS,
         )
     if channels * samples > MAX_SAMPLES:
         raise CrossfuseError(
-            f"{where} declares {channels} channels x {samples} samples, more than the "
-            f"{MAX_SAMPLES >> 20} million values that are read. Cut it into shorter parts."
+            "{where} declares {channels} channels x {samples} samples, more than the "
+            "{limit} million values that are read. Cut it into shorter parts.",
+            where=where,
+            channels=channels,
+            samples=samples,
+            limit=MAX_SAMPLES >> 20,
         )
     if not (np.isfinite(rate) and 1 <= rate <= 100_000):
         raise CrossfuseError(
-            f"{where} declares a sampling rate of {rate:g} Hz; rates from 1 Hz to 100 kHz are "
-            "read. State the right rate or export the file again."
+            "{where} declares a sampling rate of {rate:g} Hz; rates from 1 Hz to 100 kHz "
+            "are read. State the right rate or export the file again.",
+            where=where,
+            rate=rate,
         )
 
 
@@ -119,7 +132,12 @@ def mend(recording: Recording) -> Recording:
             spans.update(runs(missing))
         bad += [name for name in empty if name not in bad]
         if empty:
-            notes.append(f"{', '.join(empty)} hold no number at all; they are zero and marked bad.")
+            notes.append(
+                Notice(
+                    "{empty} hold no number at all; they are zero and marked bad.",
+                    empty=", ".join(empty),
+                )
+            )
         merged = merge(sorted(spans))
         marks = [
             Annotation(start / recording.rate, (stop - start) / recording.rate, "BAD nan")
@@ -128,8 +146,12 @@ def mend(recording: Recording) -> Recording:
         if merged:
             total = sum(stop - start for start, stop in merged) / recording.rate
             notes.append(
-                f"{total:.2f} s in {len(merged)} stretches are not numbers in some channel; they "
-                "are bridged by straight lines and annotated 'BAD nan'."
+                Notice(
+                    "{total:.2f} s in {merged} stretches are not numbers in some channel; they are "
+                    "bridged by straight lines and annotated 'BAD nan'.",
+                    total=total,
+                    merged=len(merged),
+                )
             )
     deviation = np.array([_spread(row) for row in signal])
     usual = float(np.median(deviation))
@@ -139,7 +161,7 @@ def mend(recording: Recording) -> Recording:
         if value <= 1e-3 * usual and name not in bad
     ]
     if flat:
-        notes.append(f"{', '.join(flat)}: flat, marked bad.")
+        notes.append(Notice("{flat}: flat, marked bad.", flat=", ".join(flat)))
         bad += flat
     live = [
         value
@@ -150,10 +172,11 @@ def mend(recording: Recording) -> Recording:
         middle = float(np.median(live))
         if not PLAUSIBLE[0] <= middle <= PLAUSIBLE[1]:
             raise CrossfuseError(
-                f"the EEG channels have a standard deviation of {middle:.3g} µV, EEG has 1 to 200; "
-                "state the unit of the file (V, mV or µV), or, if it is right, the file was "
-                "damaged in transfer (text-mode copies of binary files are) and must be copied "
-                "again"
+                "the EEG channels have a standard deviation of {middle:.3g} µV, EEG has 1 to "
+                "200; state the unit of the file (V, mV or µV), or, if it is right, the file "
+                "was damaged in transfer (text-mode copies of binary files are) and must be "
+                "copied again",
+                middle=middle,
             )
     return replace(
         recording,

@@ -16,6 +16,7 @@ import numpy as np
 
 from crossfuse.data.eeg import montage
 from crossfuse.data.eeg.recording import Annotation, Recording
+from crossfuse.notices import Notice
 from crossfuse.weights import ASSETS
 
 RATE = 128.0
@@ -63,7 +64,7 @@ def simulate(seed: int = 4) -> Recording:
         Annotation(0.0, 60.0, "baseline"),
         Annotation(PLANT.start, PLANT.stop - PLANT.start, "planted: theta up, alpha down"),
     )
-    note = "Simulated with dipoles in a sphere model; not a person's recording."
+    note = Notice("Simulated with dipoles in a sphere model; not a person's recording.")
     return Recording(
         signal.astype(np.float32),
         RATE,

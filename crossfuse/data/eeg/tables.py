@@ -14,6 +14,7 @@ import numpy as np
 
 from crossfuse.data.eeg.recording import MAX_SAMPLES, UNITS, Annotation, Recording, check_size
 from crossfuse.errors import CrossfuseError
+from crossfuse.notices import Notice
 
 TIME_NAMES = {"time": 1.0, "t": 1.0, "seconds": 1.0, "time (s)": 1.0, "time_s": 1.0, "sec": 1.0}
 TIME_NAMES |= {"ms": 1e-3, "time (ms)": 1e-3, "time_ms": 1e-3, "milliseconds": 1e-3}
@@ -52,7 +53,7 @@ def read_text(data: bytes, *, rate: float | None, unit: str | None) -> Recording
     notes = []
     if words:
         left = ", ".join(names[i] for i in words)
-        notes.append(f"Columns without numbers are left out: {left}.")
+        notes.append(Notice("Columns without numbers are left out: {left}.", left=left))
     keep = [i for i in range(len(names)) if i not in words]
     if not keep:
         raise CrossfuseError(
@@ -70,15 +71,17 @@ def read_text(data: bytes, *, rate: float | None, unit: str | None) -> Recording
         )
     if not keep:
         raise CrossfuseError("the table holds a time column only; add one column a channel")
-    check_size(len(keep), columns.shape[1], rate, "the table")
+    check_size(len(keep), columns.shape[1], rate, Notice("the table"))
     signal = columns[keep] * (1.0 if unit is None else UNITS[unit])
     if unit is None:
         spread = float(np.nanmedian(np.nanstd(signal, axis=1))) if signal.size else 0.0
         if 0 < spread < 5e-3:
             signal = signal * 1e6
-            notes.append("No unit was stated; from their size the numbers are taken as volts.")
+            notes.append(
+                Notice("No unit was stated; from their size the numbers are taken as volts.")
+            )
         else:
-            notes.append("No unit was stated; the numbers are taken as µV.")
+            notes.append(Notice("No unit was stated; the numbers are taken as µV."))
     return Recording(
         signal.astype(np.float32),
         float(rate),
@@ -134,8 +137,11 @@ def _numbers(
         cells = _cells(line, delimiter)
         if len(cells) != width:
             raise CrossfuseError(
-                f"line {row + 1 + header} of the table has {len(cells)} cells, the first line has "
-                f"{width}; every line needs the same"
+                "line {row} of the table has {cells} cells, the first line has {width}; every "
+                "line needs the same",
+                row=row + 1 + header,
+                cells=len(cells),
+                width=width,
             )
         for column, cell in enumerate(cells):
             value = _number(cell, decimal_comma)
@@ -150,8 +156,11 @@ def _numbers(
             words.append(column) if column not in words else None
         else:
             raise CrossfuseError(
-                f"line {line_number}, column {column + 1} of the table holds {cell[:40]!r} where a "
-                "number is needed; correct it or leave it empty"
+                "line {line_number}, column {column} of the table holds {cell!r} where a "
+                "number is needed; correct it or leave it empty",
+                line_number=line_number,
+                column=column + 1,
+                cell=cell[:40],
             )
     return table, sorted(words)
 
@@ -167,13 +176,14 @@ def _rate_of(
         middle = float(np.median(steps)) if len(steps) else 0.0
         if not (np.isfinite(middle) and middle > 0):
             raise CrossfuseError(
-                f"the time column {names[index]!r} does not grow; state the sampling rate and "
-                "leave it out"
+                "the time column {names!r} does not grow; state the sampling rate and leave it out",
+                names=names[index],
             )
         if np.abs(steps - middle).max() > 0.5 * middle + 2e-3:
             raise CrossfuseError(
-                f"the time column {names[index]!r} has gaps or jumps; cut the table there or fill "
-                "the missing samples"
+                "the time column {names!r} has gaps or jumps; cut the table there or fill the "
+                "missing samples",
+                names=names[index],
             )
         mean = float(steps.mean())
         return round(1 / mean, 3), index
@@ -194,20 +204,24 @@ def read_npz(data: bytes, *, rate: float | None, unit: str | None) -> Recording:
     # Damaged archives surface as ValueError, OSError, BadZipFile, zlib.error, EOFError, ...
     except Exception as error:
         raise CrossfuseError(
-            f"the NPZ cannot be read ({str(error)[:120]}); save plain arrays with numpy.savez"
+            "the NPZ cannot be read ({error}); save plain arrays with numpy.savez",
+            error=str(error)[:120],
         ) from error
     if "signal" not in arrays:
         raise CrossfuseError(
-            f"the NPZ has no array 'signal' (it has {', '.join(arrays) or 'none'}); save signal "
-            "(channels, samples), rate, names and unit"
+            "the NPZ has no array 'signal' (it has {arrays}); save signal (channels, "
+            "samples), rate, names and unit",
+            arrays=", ".join(arrays) or "none",
         )
     signal = arrays["signal"]
     if signal.ndim == 1:
         signal = signal[None]
     if signal.ndim != 2 or signal.dtype.kind not in "fiu":
         raise CrossfuseError(
-            f"'signal' of the NPZ is {signal.dtype} of shape {signal.shape}; numbers of shape "
-            "(channels, samples) are needed"
+            "'signal' of the NPZ is {dtype} of shape {shape}; numbers of shape (channels, "
+            "samples) are needed",
+            dtype=signal.dtype,
+            shape=signal.shape,
         )
     if rate is None:
         if (
@@ -217,18 +231,26 @@ def read_npz(data: bytes, *, rate: float | None, unit: str | None) -> Recording:
         ):
             raise CrossfuseError("the NPZ has no number 'rate'; state the sampling rate in Hz")
         rate = float(arrays["rate"].reshape(()))
-    check_size(signal.shape[0], signal.shape[1], rate, "the NPZ")
+    check_size(signal.shape[0], signal.shape[1], rate, Notice("the NPZ"))
     names = tuple(str(name) for name in np.atleast_1d(arrays.get("names", np.array([]))))
     notes = []
     if len(names) != signal.shape[0]:
         if names:
-            notes.append(f"The NPZ has {len(names)} names for {signal.shape[0]} channels.")
+            notes.append(
+                Notice(
+                    "The NPZ has {names} names for {shape} channels.",
+                    names=len(names),
+                    shape=signal.shape[0],
+                )
+            )
         names = tuple(f"channel {i + 1}" for i in range(signal.shape[0]))
     unit = unit or str(
         arrays["unit"].reshape(-1)[0] if arrays.get("unit", np.array([])).size else "µV"
     )
     if unit not in UNITS:
-        raise CrossfuseError(f"the unit {unit!r} is not known; use one of {', '.join(UNITS)}")
+        raise CrossfuseError(
+            "the unit {unit!r} is not known; use one of {units}", unit=unit, units=", ".join(UNITS)
+        )
     return Recording(
         (signal * UNITS[unit]).astype(np.float32),
         float(rate),
@@ -248,8 +270,11 @@ def _marks(arrays: dict[str, np.ndarray]) -> tuple[Annotation, ...]:
         return ()
     if not len(onsets) == len(durations) == len(texts):
         raise CrossfuseError(
-            f"the NPZ has {len(onsets)} onsets, {len(durations)} durations and {len(texts)} texts; "
-            "they must be as many"
+            "the NPZ has {onsets} onsets, {durations} durations and {texts} texts; they "
+            "must be as many",
+            onsets=len(onsets),
+            durations=len(durations),
+            texts=len(texts),
         )
     return tuple(
         Annotation(float(o), float(d), str(t))

@@ -71,7 +71,7 @@ def make_cloud(
     said = list(notes)
     positions = np.asarray(positions, np.float64)
     if len(positions) == 0:
-        raise CrossfuseError(f"{what} holds no points.")
+        raise CrossfuseError("{what} holds no points.", what=what)
     good = np.isfinite(positions).all(axis=1)
     # A stray point far outside would stretch the view and the voxel grid.
     if good.any():
@@ -86,14 +86,20 @@ def make_cloud(
         if stray:
             said.append(f"{stray:,} stray points far outside the rest were left out.")
     if not good.any():
-        raise CrossfuseError(f"{what} has no point with a finite position.")
+        raise CrossfuseError("{what} has no point with a finite position.", what=what)
     positions = positions[good]
     if len(positions) < 50:
         raise CrossfuseError(
-            f"{what} holds {len(positions)} usable point(s); at least 50 are needed to see a shape."
+            "{what} holds {positions} usable point(s); at least 50 are needed to see a shape.",
+            what=what,
+            positions=len(positions),
         )
     if np.ptp(positions, axis=0).max() == 0:
-        raise CrossfuseError(f"All {len(positions):,} points of {what} are in the same place.")
+        raise CrossfuseError(
+            "All {positions:,} points of {what} are in the same place.",
+            positions=len(positions),
+            what=what,
+        )
     origin = np.round(positions.mean(axis=0), 3)
     if np.abs(origin).max() > 1e4:
         said.append("The coordinates are far from zero; they were centred to keep their precision.")
@@ -178,9 +184,13 @@ def settle(cloud: PointCloud, *, unit: str = "auto", up: str = "auto") -> PointC
     """
     said = list(cloud.notes)
     if unit != "auto" and unit not in UNITS:
-        raise CrossfuseError(f"The unit {unit!r} is not one of auto, {', '.join(UNITS)}.")
+        raise CrossfuseError(
+            "The unit {unit!r} is not one of auto, {units}.", unit=unit, units=", ".join(UNITS)
+        )
     if up != "auto" and up not in AXES:
-        raise CrossfuseError(f"The up axis {up!r} is not one of auto, {', '.join(AXES)}.")
+        raise CrossfuseError(
+            "The up axis {up!r} is not one of auto, {axes}.", up=up, axes=", ".join(AXES)
+        )
     if unit == "auto":
         unit = cloud.unit
         if unit == "auto":

@@ -69,7 +69,11 @@ class Folder(Files):
     def read(self, name: str) -> bytes:
         path = self.root / name
         if path.stat().st_size > 2 * MOST_BYTES:
-            raise CrossfuseError(f"{path} has {path.stat().st_size >> 20} MB, which is too much.")
+            raise CrossfuseError(
+                "{path} has {st_size} MB, which is too much.",
+                path=path,
+                st_size=path.stat().st_size >> 20,
+            )
         return path.read_bytes()
 
 
@@ -81,12 +85,19 @@ class Archive(Files):
         try:
             self.archive = zipfile.ZipFile(io.BytesIO(data))
         except zipfile.BadZipFile as error:
-            raise CrossfuseError(f"{what} is not a readable ZIP archive ({error}).") from error
+            raise CrossfuseError(
+                "{what} is not a readable ZIP archive ({error}).", what=what, error=error
+            ) from error
         members = [m for m in self.archive.infolist() if not m.is_dir()]
         if len(members) > MOST_FILES:
-            raise CrossfuseError(f"{what} holds {len(members):,} files; at most {MOST_FILES:,}.")
+            raise CrossfuseError(
+                "{what} holds {members:,} files; at most {most_files:,}.",
+                what=what,
+                members=len(members),
+                most_files=MOST_FILES,
+            )
         if any(m.flag_bits & 1 for m in members):
-            raise CrossfuseError(f"{what} is encrypted; pack it without a password.")
+            raise CrossfuseError("{what} is encrypted; pack it without a password.", what=what)
         self.names = tuple(
             m.filename for m in members if not m.filename.rpartition("/")[2].startswith(".")
         )
@@ -98,9 +109,19 @@ class Archive(Files):
             with self.archive.open(name) as file:
                 data = file.read(limit + 1)  # what the directory says of the size may be a lie
         except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, ValueError) as error:
-            raise CrossfuseError(f"{self.what}: {name} cannot be unpacked ({error}).") from error
+            raise CrossfuseError(
+                "{what}: {name} cannot be unpacked ({error}).",
+                what=self.what,
+                name=name,
+                error=error,
+            ) from error
         if len(data) > limit:
-            raise CrossfuseError(f"{self.what}: {name} unpacks to more than {limit >> 20} MB.")
+            raise CrossfuseError(
+                "{what}: {name} unpacks to more than {limit} MB.",
+                what=self.what,
+                name=name,
+                limit=limit >> 20,
+            )
         self.left -= len(data)
         return data
 
@@ -135,8 +156,11 @@ def read_files(files: Files) -> tuple[PointCloud, list[PhotoFile]]:
     clouds = [n for n in clouds if not n.lower().endswith((".txt", ".csv"))] or clouds
     if not clouds:
         raise CrossfuseError(
-            f"{files.what} is neither a ScanNet scene (*{SCAN}) nor an S3DIS room (Annotations/), "
-            f"and holds no cloud: {', '.join(READERS)}."
+            "{what} is neither a ScanNet scene (*{scan}) nor an S3DIS room (Annotations/), "
+            "and holds no cloud: {readers}.",
+            what=files.what,
+            scan=SCAN,
+            readers=", ".join(READERS),
         )
     name = _only(clouds, files, "clouds")
     photos = [n for n in files.ending(*PHOTO_ENDINGS) if n not in clouds]
@@ -147,7 +171,11 @@ def _only(found: list[str], files: Files, kind: str) -> str:
     if len(found) > 1:
         some = ", ".join(found[:3])
         raise CrossfuseError(
-            f"{files.what} holds {len(found)} {kind} ({some} ...); give one at a time."
+            "{what} holds {found} {kind} ({some} ...); give one at a time.",
+            what=files.what,
+            found=len(found),
+            kind=kind,
+            some=some,
         )
     return found[0]
 
@@ -164,7 +192,9 @@ def _read_scannet(files: Files, scan: str) -> tuple[PointCloud, list[PhotoFile]]
     if labelled in files.names:
         ids = read_ply(files.read(labelled), labelled.rpartition("/")[2]).labels
         if ids is None or len(ids) != len(cloud):
-            raise CrossfuseError(f"{labelled} does not label the vertices of {plain}.")
+            raise CrossfuseError(
+                "{labelled} does not label the vertices of {plain}.", labelled=labelled, plain=plain
+            )
         table = {number: class_of_name(name) for number, name in NYU40.items()}
         cloud = replace(cloud, labels=mapped(ids, table), label_names=tuple(CLASSES))
     facts = scan.removesuffix(SCAN) + ".txt"
@@ -186,7 +216,9 @@ def _aligned(cloud: PointCloud, facts: str, name: str) -> PointCloud:
             try:
                 turn = np.array([float(v) for v in value.split()], np.float32).reshape(4, 4)
             except ValueError as error:
-                raise CrossfuseError(f"{name}: axisAlignment needs 16 numbers.") from error
+                raise CrossfuseError(
+                    "{name}: axisAlignment needs 16 numbers.", name=name
+                ) from error
             return replace(cloud, positions=cloud.positions @ turn[:3, :3].T)
     return cloud
 
@@ -225,11 +257,13 @@ def _read_object(data: bytes, what: str) -> tuple[np.ndarray, int]:
             on_bad_lines="skip", encoding="latin-1", low_memory=False, comment="#",
         )  # fmt: skip
     except (ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise CrossfuseError(f"{what}: the lines cannot be read ({error}).") from error
+        raise CrossfuseError(
+            "{what}: the lines cannot be read ({error}).", what=what, error=error
+        ) from error
     values = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     whole = np.isfinite(values).all(axis=1)
     if len(values) and not whole.any():
-        raise CrossfuseError(f"{what}: a line needs x y z r g b.")
+        raise CrossfuseError("{what}: a line needs x y z r g b.", what=what)
     return values[whole], int((~whole).sum())
 
 
@@ -240,7 +274,9 @@ def _read_room(files: Files, points: str) -> tuple[PointCloud, list[PhotoFile]]:
             labels = file["labels"].astype(np.int64)
             positions, colours = file["positions"], file["colours"]
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise CrossfuseError(f"{points} is not a room of CrossFuse Rooms ({error}).") from error
+        raise CrossfuseError(
+            "{points} is not a room of CrossFuse Rooms ({error}).", points=points, error=error
+        ) from error
     cloud = make_cloud(
         positions,
         colours,
@@ -263,9 +299,13 @@ def read_path(path: Path) -> tuple[PointCloud, list[PhotoFile]]:
     if path.is_dir():
         return read_folder(path)
     if not path.is_file():
-        raise CrossfuseError(f"There is no file or folder {str(path)!r}.")
+        raise CrossfuseError("There is no file or folder {path!r}.", path=str(path))
     if path.stat().st_size > 2 * MOST_BYTES:
-        raise CrossfuseError(f"{path} has {path.stat().st_size >> 20} MB, which is too much.")
+        raise CrossfuseError(
+            "{path} has {st_size} MB, which is too much.",
+            path=path,
+            st_size=path.stat().st_size >> 20,
+        )
     return read_upload(path.read_bytes(), path.name)
 
 

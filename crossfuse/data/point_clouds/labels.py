@@ -68,7 +68,9 @@ def with_meaning(cloud: PointCloud, meaning: str = "auto") -> PointCloud:
     """
     if meaning != "auto" and meaning not in MEANINGS:
         raise CrossfuseError(
-            f"The labels cannot mean {meaning!r}; choose one of auto, {', '.join(MEANINGS)}."
+            "The labels cannot mean {meaning!r}; choose one of auto, {meanings}.",
+            meaning=meaning,
+            meanings=", ".join(MEANINGS),
         )
     if cloud.labels is None or tuple(cloud.label_names) == tuple(CLASSES):
         return cloud

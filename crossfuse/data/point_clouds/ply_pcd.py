@@ -47,14 +47,16 @@ def read_ply(data: bytes, what: str) -> PointCloud:
         if element.name == "vertex":
             break
         if element.lists:
-            raise CrossfuseError(f"{what}: a list element comes before the vertices; save it anew.")
+            raise CrossfuseError(
+                "{what}: a list element comes before the vertices; save it anew.", what=what
+            )
         before += element.count
     else:
-        raise CrossfuseError(f"{what}: the PLY has no element called vertex.")
+        raise CrossfuseError("{what}: the PLY has no element called vertex.", what=what)
     _check_count(element.count, what)
     names = [name for name, _ in element.fields]
     if not {"x", "y", "z"} <= set(names) or element.lists:
-        raise CrossfuseError(f"{what}: the vertices need plain properties x, y and z.")
+        raise CrossfuseError("{what}: the vertices need plain properties x, y and z.", what=what)
     if kind == "ascii":
         table = _text_table(data[start:], before, element.count, len(names), what)
         columns = {name: table[:, i] for i, name in enumerate(names)}
@@ -84,10 +86,12 @@ def coarse_mesh(data: bytes, what: str, fewest: int) -> bool:
 
 def _ply_header(data: bytes, what: str) -> tuple[str, list[_Element], int, list[str]]:
     if not data.startswith(b"ply"):
-        raise CrossfuseError(f"{what} does not begin with 'ply', so it is not a PLY file.")
+        raise CrossfuseError(
+            "{what} does not begin with 'ply', so it is not a PLY file.", what=what
+        )
     end = data.find(b"end_header", 0, 1 << 16)
     if end < 0:
-        raise CrossfuseError(f"{what}: the PLY header has no end_header.")
+        raise CrossfuseError("{what}: the PLY header has no end_header.", what=what)
     start = data.find(b"\n", end) + 1
     kind = ""
     elements: list[_Element] = []
@@ -110,16 +114,21 @@ def _ply_header(data: bytes, what: str) -> tuple[str, list[_Element], int, list[
                     fields = (*last.fields, (words[2], PLY_TYPES[words[1]]))
                     elements.append(_Element(last.name, last.count, fields, last.lists))
     except (IndexError, ValueError, KeyError) as error:
-        raise CrossfuseError(f"{what}: the PLY header is damaged ({error!r}).") from error
+        raise CrossfuseError(
+            "{what}: the PLY header is damaged ({error!r}).", what=what, error=error
+        ) from error
     if kind not in ("ascii", "binary_little_endian", "binary_big_endian"):
-        raise CrossfuseError(f"{what}: the PLY format {kind!r} is not known.")
+        raise CrossfuseError("{what}: the PLY format {kind!r} is not known.", what=what, kind=kind)
     return kind, elements, start, comments
 
 
 def _check_count(count: int, what: str) -> None:
     if count < 0 or count > MOST_POINTS:
         raise CrossfuseError(
-            f"{what} announces {count:,} points; at most {MOST_POINTS:,} are read. Thin it first."
+            "{what} announces {count:,} points; at most {most_points:,} are read. Thin it first.",
+            what=what,
+            count=count,
+            most_points=MOST_POINTS,
         )
 
 
@@ -127,8 +136,11 @@ def _rows(data: bytes, start: int, count: int, dtype: np.dtype, what: str) -> np
     room = (len(data) - start) // dtype.itemsize
     if room < count:
         raise CrossfuseError(
-            f"{what}: the header announces {count:,} points but the file has bytes for "
-            f"{max(room, 0):,}; it is cut off or its header is wrong."
+            "{what}: the header announces {count:,} points but the file has bytes for "
+            "{room:,}; it is cut off or its header is wrong.",
+            what=what,
+            count=count,
+            room=max(room, 0),
         )
     return np.frombuffer(data, dtype, count, start)
 
@@ -146,11 +158,16 @@ def _text_table(data: bytes, skip: int, count: int, width: int, what: str) -> np
             dtype=np.float64,
         ).to_numpy()
     except (ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise CrossfuseError(f"{what}: a row of points cannot be read ({error}).") from error
+        raise CrossfuseError(
+            "{what}: a row of points cannot be read ({error}).", what=what, error=error
+        ) from error
     if len(table) < count:
         raise CrossfuseError(
-            f"{what}: the header announces {count:,} points but there are {len(table):,} rows; "
-            "it is cut off or its header is wrong."
+            "{what}: the header announces {count:,} points but there are {table:,} rows; "
+            "it is cut off or its header is wrong.",
+            what=what,
+            count=count,
+            table=len(table),
         )
     return table
 
@@ -181,7 +198,7 @@ def read_pcd(data: bytes, what: str) -> PointCloud:
     while "DATA" not in header:
         end = data.find(b"\n", start, start + 4096)
         if end < 0 or start > 1 << 14:
-            raise CrossfuseError(f"{what} has no PCD header (a DATA line is missing).")
+            raise CrossfuseError("{what} has no PCD header (a DATA line is missing).", what=what)
         words = data[start:end].decode("latin-1").split()
         start = end + 1
         if words and not words[0].startswith("#"):
@@ -200,7 +217,9 @@ def read_pcd(data: bytes, what: str) -> PointCloud:
         )
         kind = header["DATA"][0]
     except (KeyError, ValueError, IndexError, TypeError) as error:
-        raise CrossfuseError(f"{what}: the PCD header is damaged ({error!r}).") from error
+        raise CrossfuseError(
+            "{what}: the PCD header is damaged ({error!r}).", what=what, error=error
+        ) from error
     _check_count(count, what)
     if kind == "ascii":
         table = _text_table(data[start:], 0, count, sum(repeat), what)
@@ -212,13 +231,19 @@ def read_pcd(data: bytes, what: str) -> PointCloud:
     elif kind == "binary_compressed":
         columns = _compressed_columns(data, start, count, dtype, what)
     else:
-        raise CrossfuseError(f"{what}: the PCD data kind {kind!r} is not known.")
+        raise CrossfuseError(
+            "{what}: the PCD data kind {kind!r} is not known.", what=what, kind=kind
+        )
     if not {"x", "y", "z"} <= set(columns):
-        raise CrossfuseError(f"{what}: the PCD has no fields x, y and z.")
+        raise CrossfuseError("{what}: the PCD has no fields x, y and z.", what=what)
     for packed in ("rgb", "rgba"):
         if packed in columns:
             if columns[packed].dtype.itemsize != 4 or columns[packed].ndim != 1:
-                raise CrossfuseError(f"{what}: the field {packed} must be one number of 4 bytes.")
+                raise CrossfuseError(
+                    "{what}: the field {packed} must be one number of 4 bytes.",
+                    what=what,
+                    packed=packed,
+                )
             bits = np.ascontiguousarray(columns[packed]).view("<u4")
             for name, shift in (("red", 16), ("green", 8), ("blue", 0)):
                 columns[name] = ((bits >> shift) & 255).astype(np.uint8)
@@ -230,12 +255,15 @@ def _compressed_columns(
 ) -> dict[str, np.ndarray]:
     sizes = np.frombuffer(data[start : start + 8], "<u4")
     if len(sizes) < 2:
-        raise CrossfuseError(f"{what} ends before its compressed points.")
+        raise CrossfuseError("{what} ends before its compressed points.", what=what)
     packed, unpacked = int(sizes[0]), int(sizes[1])
     if unpacked != count * dtype.itemsize or len(data) - start - 8 < packed:
         raise CrossfuseError(
-            f"{what}: the header announces {count:,} points, the compressed block "
-            f"{unpacked // max(dtype.itemsize, 1):,}; it is cut off or its header is wrong."
+            "{what}: the header announces {count:,} points, the compressed block "
+            "{unpacked:,}; it is cut off or its header is wrong.",
+            what=what,
+            count=count,
+            unpacked=unpacked // max(dtype.itemsize, 1),
         )
     raw = _lzf(data[start + 8 : start + 8 + packed], unpacked, what)
     columns, at = {}, 0
@@ -277,7 +305,7 @@ def _lzf(packed: bytes, size: int, what: str) -> bytes:
                     out[wrote : wrote + length] = (pattern * (length // back + 1))[:length]
             wrote += length
     except IndexError as error:
-        raise CrossfuseError(f"{what}: the compressed points are damaged.") from error
+        raise CrossfuseError("{what}: the compressed points are damaged.", what=what) from error
     if wrote != size or len(out) != size:
-        raise CrossfuseError(f"{what}: the compressed points are damaged.")
+        raise CrossfuseError("{what}: the compressed points are damaged.", what=what)
     return bytes(out)

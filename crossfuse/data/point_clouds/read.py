@@ -34,15 +34,21 @@ def read_cloud(data: bytes, name: str) -> PointCloud:
     """
     if len(data) > MOST_BYTES:
         raise CrossfuseError(
-            f"{name} has {len(data) >> 20} MB; at most {MOST_BYTES >> 20} MB are read: thin it."
+            "{name} has {data} MB; at most {most_bytes} MB are read: thin it.",
+            name=name,
+            data=len(data) >> 20,
+            most_bytes=MOST_BYTES >> 20,
         )
     ending = name.rsplit(".", 1)[-1].lower() if "." in name else ""
     if ending not in READERS:
         raise CrossfuseError(
-            f"{name}: clouds are read from {', '.join(READERS)}, not from {ending or 'no ending'}."
+            "{name}: clouds are read from {readers}, not from {ending}.",
+            name=name,
+            readers=", ".join(READERS),
+            ending=ending or "no ending",
         )
     if not data:
-        raise CrossfuseError(f"{name} is empty.")
+        raise CrossfuseError("{name} is empty.", name=name)
     return READERS[ending](data, name)
 
 
@@ -50,7 +56,7 @@ def _read_text(data: bytes, what: str) -> PointCloud:
     head = data[:4096].decode("latin-1").splitlines()
     lines = [line for line in head if line.strip() and not line.startswith(("#", "//"))]
     if not lines:
-        raise CrossfuseError(f"{what} has no line with numbers.")
+        raise CrossfuseError("{what} has no line with numbers.", what=what)
     separator = ";" if ";" in lines[0] else "," if "," in lines[0] else r"\s+"
     named = any(
         c.isalpha() and c not in "eE" for c in lines[0].replace("nan", "").replace("inf", "")
@@ -69,11 +75,21 @@ def _read_text(data: bytes, what: str) -> PointCloud:
             low_memory=False,
         )
     except (ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise CrossfuseError(f"{what}: the rows cannot be read ({error}).") from error
+        raise CrossfuseError(
+            "{what}: the rows cannot be read ({error}).", what=what, error=error
+        ) from error
     if len(table) > MOST_POINTS:
-        raise CrossfuseError(f"{what} has more than {MOST_POINTS:,} points. Thin it first.")
+        raise CrossfuseError(
+            "{what} has more than {most_points:,} points. Thin it first.",
+            what=what,
+            most_points=MOST_POINTS,
+        )
     if table.shape[1] < 3:
-        raise CrossfuseError(f"{what}: a row needs at least x, y and z; found {table.shape[1]}.")
+        raise CrossfuseError(
+            "{what}: a row needs at least x, y and z; found {shape}.",
+            what=what,
+            shape=table.shape[1],
+        )
     values = table.apply(pd.to_numeric, errors="coerce")
     names = [str(c).strip().lower() for c in table.columns]
     if named and {"x", "y", "z"} <= set(names):
@@ -95,9 +111,18 @@ def _whole(labels: np.ndarray | None) -> np.ndarray | None:
 def _from_matrix(table: np.ndarray, what: str) -> PointCloud:
     """Columns x y z [r g b [label]], x y z intensity r g b, or x y z nx ny nz r g b."""
     if table.ndim != 2 or table.shape[1] < 3:
-        raise CrossfuseError(f"{what}: the array must be (N, 3) or wider; it is {table.shape}.")
+        raise CrossfuseError(
+            "{what}: the array must be (N, 3) or wider; it is {shape}.",
+            what=what,
+            shape=table.shape,
+        )
     if len(table) > MOST_POINTS:
-        raise CrossfuseError(f"{what} has {len(table):,} points; at most {MOST_POINTS:,} are read.")
+        raise CrossfuseError(
+            "{what} has {table:,} points; at most {most_points:,} are read.",
+            what=what,
+            table=len(table),
+            most_points=MOST_POINTS,
+        )
     colours, labels = None, None
     notes: tuple[str, ...] = ()
     width = table.shape[1]
@@ -130,7 +155,9 @@ def _read_numpy(data: bytes, what: str) -> PointCloud:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 size = sum(member.file_size for member in archive.infolist())
             if size > 4 * MOST_BYTES:
-                raise CrossfuseError(f"{what} unpacks to {size >> 20} MB, which is too much.")
+                raise CrossfuseError(
+                    "{what} unpacks to {size} MB, which is too much.", what=what, size=size >> 20
+                )
             with np.load(io.BytesIO(data), allow_pickle=False) as archive:
                 arrays = {key.lower(): archive[key] for key in archive.files}
         else:
@@ -138,24 +165,37 @@ def _read_numpy(data: bytes, what: str) -> PointCloud:
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, SyntaxError) as error:
         if isinstance(error, CrossfuseError):
             raise
-        raise CrossfuseError(f"{what} is not a plain NumPy file ({error}).") from error
+        raise CrossfuseError(
+            "{what} is not a plain NumPy file ({error}).", what=what, error=error
+        ) from error
     positions = _first(arrays, POSITION_KEYS)
     if positions is None:
         raise CrossfuseError(
-            f"{what} has no array called {', '.join(POSITION_KEYS)}; it has {', '.join(arrays)}."
+            "{what} has no array called {position_keys}; it has {arrays}.",
+            what=what,
+            position_keys=", ".join(POSITION_KEYS),
+            arrays=", ".join(arrays),
         )
     if positions.ndim != 2 or positions.dtype.kind not in "fiu":
         raise CrossfuseError(
-            f"{what}: the positions must be numbers (N, 3); got {positions.shape}."
+            "{what}: the positions must be numbers (N, 3); got {shape}.",
+            what=what,
+            shape=positions.shape,
         )
     colours, labels = _first(arrays, COLOUR_KEYS), _first(arrays, LABEL_KEYS)
     if positions.shape[1] > 3 and colours is None:
         return _from_matrix(positions.astype(np.float64), what)
     for extra, kind in ((colours, "colours"), (labels, "labels")):
         if extra is not None and len(extra) != len(positions):
-            raise CrossfuseError(f"{what}: {len(positions):,} points but {len(extra):,} {kind}.")
+            raise CrossfuseError(
+                "{what}: {positions:,} points but {extra:,} {kind}.",
+                what=what,
+                positions=len(positions),
+                extra=len(extra),
+                kind=kind,
+            )
     if positions.shape[1] < 3 or (colours is not None and colours.shape[1:] != (3,)):
-        raise CrossfuseError(f"{what}: positions and colours must have three columns.")
+        raise CrossfuseError("{what}: positions and colours must have three columns.", what=what)
     return make_cloud(positions[:, :3], colours, labels, what=what)
 
 
@@ -175,7 +215,10 @@ def _read_las(data: bytes, what: str) -> PointCloud:
             count = reader.header.point_count
             if count > MOST_POINTS:
                 raise CrossfuseError(
-                    f"{what} announces {count:,} points; at most {MOST_POINTS:,} are read."
+                    "{what} announces {count:,} points; at most {most_points:,} are read.",
+                    what=what,
+                    count=count,
+                    most_points=MOST_POINTS,
                 )
             las = reader.read()
     except CrossfuseError:
@@ -183,11 +226,16 @@ def _read_las(data: bytes, what: str) -> PointCloud:
     except laspy.errors.LaspyException as error:
         if "backend" in str(error).lower():
             raise CrossfuseError(
-                f"{what} is compressed (LAZ); reading it needs a decoder: pip install lazrs"
+                "{what} is compressed (LAZ); reading it needs a decoder: pip install lazrs",
+                what=what,
             ) from error
-        raise CrossfuseError(f"{what} is not a readable LAS file ({error}).") from error
+        raise CrossfuseError(
+            "{what} is not a readable LAS file ({error}).", what=what, error=error
+        ) from error
     except Exception as error:  # laspy lets struct and decoder errors of many types through
-        raise CrossfuseError(f"{what} is not a readable LAS file ({error}).") from error
+        raise CrossfuseError(
+            "{what} is not a readable LAS file ({error}).", what=what, error=error
+        ) from error
     positions = np.stack([np.asarray(las.x), np.asarray(las.y), np.asarray(las.z)], 1)
     colours = None
     if {"red", "green", "blue"} <= set(las.point_format.dimension_names):
@@ -206,12 +254,19 @@ def _read_mesh(data: bytes, what: str) -> PointCloud:
         loaded: Any = trimesh.load(io.BytesIO(data), file_type=ending, process=False)
         mesh = loaded.to_geometry() if isinstance(loaded, trimesh.Scene) else loaded
     except Exception as error:  # each of trimesh's readers raises types of its own
-        raise CrossfuseError(f"{what} is not a readable {ending} file ({error}).") from error
+        raise CrossfuseError(
+            "{what} is not a readable {ending} file ({error}).",
+            what=what,
+            ending=ending,
+            error=error,
+        ) from error
     if not isinstance(mesh, trimesh.Trimesh) or not len(getattr(mesh, "faces", ())):
         vertices = np.asarray(getattr(mesh, "vertices", np.zeros((0, 3))))
         return make_cloud(vertices, what=what, notes=("The file has no faces; points taken.",))
     if not np.isfinite(mesh.vertices).all() or not mesh.area > 0:
-        raise CrossfuseError(f"{what}: the mesh has no finite surface to take points from.")
+        raise CrossfuseError(
+            "{what}: the mesh has no finite surface to take points from.", what=what
+        )
     across = float(np.linalg.norm(np.ptp(mesh.vertices, axis=0)))
     scale = {"metres": 1.0, "centimetres": 1e-4, "millimetres": 1e-6}
     unit = "metres" if across <= 100 else "centimetres" if across < 1000 else "millimetres"

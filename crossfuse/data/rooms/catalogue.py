@@ -174,9 +174,10 @@ def find_package(folder: str | Path | None = None) -> Path:
     found = sorted(root.rglob("Scopia.sh3f")) if root.is_dir() else []
     if not found:
         raise CrossfuseError(
-            f"The furniture archives (*.sh3f) were not found under {root}. Install the Debian "
-            "package sweethome3d-furniture, or unpack it (apt-get download, dpkg -x) and name the "
-            "folder with --furniture."
+            "The furniture archives (*.sh3f) were not found under {root}. Install the "
+            "Debian package sweethome3d-furniture, or unpack it (apt-get download, dpkg "
+            "-x) and name the folder with --furniture.",
+            root=root,
         )
     return found[0].parent
 
@@ -202,7 +203,11 @@ class Warehouse:
         with zipfile.ZipFile(archive) as box, tempfile.TemporaryDirectory() as scratch:
             names = [n for n in box.namelist() if n.startswith(prefix) and not n.endswith("/")]
             if item.path not in names:
-                raise CrossfuseError(f"{archive} holds no {item.path}; another package version?")
+                raise CrossfuseError(
+                    "{archive} holds no {path}; another package version?",
+                    archive=archive,
+                    path=item.path,
+                )
             for name in names:
                 (Path(scratch) / Path(name).name).write_bytes(box.read(name))
             scene: Any = trimesh.load(Path(scratch) / Path(item.path).name, process=False)

@@ -69,7 +69,7 @@ def _own_photo() -> tuple[str, bytes, Photo] | None:
         try:
             found.append((file.name, file.data, read_image(file.data)))
         except CrossfuseError as error:
-            show_error(CrossfuseError(f"{file.name}: {error}"))
+            show_error(CrossfuseError("{name}: {error}", name=file.name, error=error))
     if not found:
         st.info(t("mmca.upload_hint"))
         return None
