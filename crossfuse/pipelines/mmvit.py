@@ -26,6 +26,7 @@ from crossfuse.engine.context import Context
 from crossfuse.engine.messages import Request, Result
 from crossfuse.errors import CrossfuseError
 from crossfuse.explain.multiview import carried_maps, mass_between_views
+from crossfuse.explain.typicality import score, typicality
 from crossfuse.geometry import ClassTokens, Geometry, Joined, Tokens
 from crossfuse.models.mmvit import MapLayout, MMViT, MMViTOutput
 from crossfuse.models.pooling_attention import Layout
@@ -89,7 +90,7 @@ def run(request: Request, context: Context) -> Result:
         geometries["prediction"] = Tokens((card["classes"][target],))
         geometries["cells"] = _cells(model, look)
     context.stage("done", 1.0)
-    outputs = describe(look.probabilities, card)
+    outputs = describe(look.output.logits[0].detach(), card)
     outputs |= {"target": target, "seen": look.framing.size}
     if "point" not in options:
         outputs |= mass_between_views(look.output.maps, layouts)
@@ -172,16 +173,24 @@ def _meta(name: str, card: dict[str, Any], look: Look, target: int) -> dict[str,
     }
 
 
-def describe(probabilities: np.ndarray, card: dict[str, Any]) -> dict[str, Any]:
-    """The best five classes, and whether the best is too weak to be any of them."""
+def describe(logits: Tensor, card: dict[str, Any]) -> dict[str, Any]:
+    """The best five classes, and whether the picture looks like none of them.
+
+    ``logits`` (classes,). ``typicality``: the share of held-out photographs of the classes with a
+    lower score (:mod:`crossfuse.explain.typicality`); ``threshold``: below which share nothing is
+    named.
+    """
+    calibration = card["calibration"]
+    probabilities = (logits / float(calibration["temperature"])).softmax(-1).cpu().numpy()
     best = np.argsort(-probabilities)[:5]
-    threshold = float(card["calibration"]["threshold"])
+    rank = typicality(float(score(logits[None], calibration)), calibration["quantiles"])
     return {
         "classes": [str(card["classes"][i]) for i in best],
         "indices": [int(i) for i in best],
         "probabilities": [float(probabilities[i]) for i in best],
-        "none_of_these": bool(probabilities[best[0]] < threshold),
-        "threshold": threshold,
+        "none_of_these": rank < calibration["threshold"],
+        "typicality": rank,
+        "threshold": float(calibration["threshold"]),
     }
 
 

@@ -52,9 +52,7 @@ def run(request: Request, context: Context) -> Result:
     with torch.enable_grad():
         images = torch.from_numpy(picture)[None, None].to(device).requires_grad_(True)
         output = model(images, want=Want.everything(check=True))
-    scores = output.logits[0].detach() / float(card["calibration"]["temperature"])
-    probabilities = scores.softmax(-1).cpu().numpy()
-    target = int(probabilities.argmax())
+    target = int(output.logits[0].argmax())
     maps = [stored(entry) for entry in output.maps]
     maps += carried_maps(model, output, output.logits[0, target], size)
     geometries = map_geometries(model.layouts(size), framing, (FRAMES, BANDS))
@@ -62,7 +60,7 @@ def run(request: Request, context: Context) -> Result:
     geometries["cells"] = entering_cells(model, size, framing, (FRAMES, BANDS))
     context.stage("done", 1.0)
     meta = {"weights": name, "sha256": card["sha256"], "target": card["classes"][target]}
-    outputs = describe(probabilities, card) | {
+    outputs = describe(output.logits[0].detach(), card) | {
         "target": target, "spectrogram": picture, "samples": sound.samples
     }  # fmt: skip
     trace = Trace("mmvit_sound", geometries, tuple(maps), meta)

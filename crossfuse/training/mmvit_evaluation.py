@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
 from crossfuse import registry, weights
 from crossfuse.data.image_folders import Photographs, read_photographs
 from crossfuse.errors import CrossfuseError
+from crossfuse.explain.typicality import quantiles, score, typicality
 from crossfuse.models.mmvit import MMViT
 from crossfuse.training.distillation import to_teacher
 
-KEPT = 0.8  # share of right answers that "none of these" leaves standing
+TURNED_AWAY = 0.1  # share of photographs of the classes that "none of these" is said of
+SCORE = "energy"
 
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +28,11 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="val", help="which split (default: val)")
     parser.add_argument("--weights", help="which weights; the registry's first by default")
     parser.add_argument("--limit", type=int, help="only so many photographs, evenly chosen")
+    parser.add_argument(
+        "--apart", metavar="TEXT",
+        help="give the photographs with this in their name apart as well (ILSVRC2012_val: those "
+        "that a teacher trained on ImageNet has not seen)",
+    )  # fmt: skip
     parser.add_argument("--outside", type=Path, help="photographs of none of the classes")
 
 
@@ -50,6 +59,13 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, float | int | str]:
     labels = torch.from_numpy(photographs.labels[index])
     figures: dict[str, float | int | str] = {"weights": name, "photographs": len(index)}
     figures |= measure(logits, labels, card["calibration"]["temperature"])
+    if arguments.apart:
+        if not any(arguments.apart in name for name in photographs.names):
+            raise CrossfuseError(f"No photograph has {arguments.apart!r} in its name.")
+        named = [arguments.apart in photographs.names[i] for i in index]
+        found = measure(logits[named], labels[named], card["calibration"]["temperature"])
+        figures |= {"apart_photographs": sum(named)}
+        figures |= {f"apart_{key}": value for key, value in found.items()}
     if arguments.outside:
         others = read_photographs(arguments.outside, arguments.split, model.config.image_size)
         outside = predict(model, others.pixels)
@@ -88,23 +104,30 @@ def measure(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, flo
     }
 
 
-def calibrate(model: MMViT, photographs: Photographs) -> tuple[dict[str, float], dict[str, float]]:
-    """Temperature from the even photographs, figures on all and on the odd ones (``held_out_``).
-
-    The threshold of "none of these" is the confidence that 80 % of the rightly named photographs
-    of the even half exceed: a stricter one lets too many pictures of other things pass.
-    """
+def calibrate(model: MMViT, photographs: Photographs) -> tuple[dict[str, float], dict[str, Any]]:
+    """Calibration from the even photographs, figures on all and on the odd ones (``held_out_``)."""
     logits = predict(model, photographs.pixels)
     labels = torch.from_numpy(np.asarray(photographs.labels))
     half = torch.arange(len(labels)) % 2 == 0
-    temperature = fit_temperature(logits[half], labels[half])
-    confidence, guess = (logits[half] / temperature).softmax(-1).max(-1)
-    right = confidence[guess == labels[half]]
-    threshold = float(right.quantile(1 - KEPT)) if len(right) else 0.0
-    figures = measure(logits, labels, temperature)
-    held_out = measure(logits[~half], labels[~half], temperature)
+    calibration = calibration_of(logits[half], labels[half])
+    figures = measure(logits, labels, calibration["temperature"])
+    held_out = measure(logits[~half], labels[~half], calibration["temperature"])
     figures |= {f"held_out_{name}": value for name, value in held_out.items()}
-    return figures, {"temperature": temperature, "threshold": threshold}
+    return figures, calibration
+
+
+def calibration_of(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    """A card's calibration from photographs of the classes that were not trained on.
+
+    The temperature of least log-loss, the score by which "none of these" is said, its quantiles,
+    and the rank below which it is said (:mod:`crossfuse.explain.typicality`).
+    """
+    calibration = {
+        "temperature": fit_temperature(logits, labels),
+        "score": SCORE,
+        "threshold": TURNED_AWAY,
+    }
+    return calibration | {"quantiles": quantiles(score(logits, calibration))}
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -114,11 +137,23 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return float(candidates[losses.argmin()])
 
 
-def rejection(inside: Tensor, outside: Tensor, calibration: dict[str, float]) -> dict[str, float]:
-    """Share called "none of these" among photographs of the classes, and of none of them."""
-    scale, threshold = calibration["temperature"], calibration["threshold"]
+def rejection(inside: Tensor, outside: Tensor, calibration: dict[str, Any]) -> dict[str, float]:
+    """How well the score tells logits of photographs of the classes from those of other things.
 
-    def rejected(logits: Tensor) -> float:
-        return float(((logits / scale).softmax(-1).max(-1).values < threshold).float().mean())
+    ``rejected_inside``, ``rejected_outside``: shares of which "none of these" is said; ``auroc``:
+    probability that one of the classes scores higher than another thing; ``fpr95``: share of other
+    things that pass where 95 % of the classes' photographs do.
+    """
+    known, other = (score(part, calibration).numpy() for part in (inside, outside))
 
-    return {"rejected_inside": rejected(inside), "rejected_outside": rejected(outside)}
+    def rejected(scores: np.ndarray) -> float:
+        ranks = [typicality(float(value), calibration["quantiles"]) for value in scores]
+        return float(np.mean(np.array(ranks) < calibration["threshold"]))
+
+    truth = np.repeat([1, 0], [len(known), len(other)])
+    return {
+        "rejected_inside": rejected(known),
+        "rejected_outside": rejected(other),
+        "auroc": float(roc_auc_score(truth, np.concatenate([known, other]))),
+        "fpr95": float((other >= np.quantile(known, 0.05)).mean()),
+    }

@@ -18,6 +18,7 @@ from PIL import Image
 
 from crossfuse import cli, registry, weights
 from crossfuse.data.image_folders import Photographs
+from crossfuse.explain.typicality import SCORES, quantiles, score, typicality
 from crossfuse.models.mmvit import MMViT, MMViTConfig
 from crossfuse.training import (
     augmentation,
@@ -27,7 +28,13 @@ from crossfuse.training import (
     mmvit_sound,
     mmvit_trainer,
 )
-from crossfuse.training.mmvit_evaluation import fit_temperature, measure, predict, rejection
+from crossfuse.training.mmvit_evaluation import (
+    calibration_of,
+    fit_temperature,
+    measure,
+    predict,
+    rejection,
+)
 from crossfuse.training.warm_start import discriminants, warm_start
 
 COLOURS = {"n01": (200, 40, 40), "n02": (40, 180, 60), "n03": (50, 60, 210)}
@@ -381,9 +388,22 @@ def test_measures_of_known_logits() -> None:
     assert measure(wrong, labels, 1.0)["ece"] == pytest.approx(0.25, abs=1e-5)
     # Too sure of a wrong answer: the temperature goes up.
     assert fit_temperature(wrong, labels) == pytest.approx(4)
-    calibration = {"temperature": 1.0, "threshold": 0.9}
-    shares = rejection(sure, torch.zeros(5, 3), calibration)
-    assert shares == {"rejected_inside": 0, "rejected_outside": 1}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_none_of_these_is_said_of_the_least_typical(name: str) -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(300) % 3
+    known = 3 * torch.eye(3)[labels] + torch.randn(300, 3)
+    calibration = calibration_of(known, labels) | {"score": name}
+    calibration["quantiles"] = quantiles(score(known, calibration))
+    shares = rejection(known, 0.3 * torch.randn(50, 3) - 1, calibration)
+    assert shares["rejected_inside"] == pytest.approx(calibration["threshold"], abs=0.01)
+    assert shares["rejected_outside"] > 0.5
+    assert shares["auroc"] > 0.9
+    assert shares["fpr95"] < 0.5
+    ranks = [typicality(float(v), calibration["quantiles"]) for v in score(known, calibration)]
+    assert np.sort(ranks) == pytest.approx(np.linspace(0, 1, 300), abs=0.05)
 
 
 def test_too_few_photographs_for_one_batch_are_refused(
