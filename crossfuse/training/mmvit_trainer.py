@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import random
 import time
 from dataclasses import dataclass
 
@@ -153,47 +154,47 @@ def fit(
     begin_side = arguments.begin_side or end_side
     forward = torch.compile(model.from_stem) if arguments.compile else model.from_stem
     torch.manual_seed(1_000_003 * arguments.seed + step)
+    random.seed(1_000_003 * arguments.seed + step)
     first = step
     total = torch.zeros((), device=device)
     last_saved = last = time.monotonic()
-    with torch.backends.cudnn.flags(enabled=True, benchmark=on_gpu):
-        while progress() < 1:
-            order = torch.randperm(count, device=device)
-            for index in order[: count - count % arguments.batch].split(arguments.batch):
-                done = progress()
-                if done >= 1:
-                    break
-                rate = min(1.0, (step + 1) / arguments.warm_up)
-                rate *= max(0.5 * (1 + math.cos(math.pi * done)), 0.005)
-                for group in optimiser.param_groups:
-                    group["lr"] = arguments.rate * rate
-                side = side_at(done, begin_side, end_side)
-                with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
-                    images, targets = material.batch(index, side, arguments, done < UNMIXED_END)
-                    loss = loss_of(model, forward, projection, images, targets, teacher, arguments)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_(parameters, 1.0)
-                optimiser.step()
-                step, seen = step + 1, seen + len(index)
-                with torch.no_grad():
-                    keep = min(arguments.average, step / (step + 20))
-                    torch._foreach_lerp_(list(average.values()), list(trained.values()), 1 - keep)
-                    total += loss.detach()
-                if step % SAY_EVERY == 0:
-                    mean = float(total) / min(SAY_EVERY, step - first)
-                    total.zero_()
-                now = time.monotonic()
-                elapsed, last = elapsed + now - last, now
-                if step % SAY_EVERY == 0:
-                    print(
-                        f"step {step}  epoch {seen / count:.2f}  side {side}  loss {mean:.3f}  "
-                        f"{seen / elapsed:.1f} photographs/s  done {progress():.3f}",
-                        flush=True,
-                    )
-                if now - last_saved > SAVE_EVERY:
-                    save()
-                    last_saved = now
+    while progress() < 1:
+        order = torch.randperm(count, device=device)
+        for index in order[: count - count % arguments.batch].split(arguments.batch):
+            done = progress()
+            if done >= 1:
+                break
+            rate = min(1.0, (step + 1) / arguments.warm_up)
+            rate *= max(0.5 * (1 + math.cos(math.pi * done)), 0.005)
+            for group in optimiser.param_groups:
+                group["lr"] = arguments.rate * rate
+            side = side_at(done, begin_side, end_side)
+            with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
+                images, targets = material.batch(index, side, arguments, done < UNMIXED_END)
+                loss = loss_of(model, forward, projection, images, targets, teacher, arguments)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step()
+            step, seen = step + 1, seen + len(index)
+            with torch.no_grad():
+                keep = min(arguments.average, step / (step + 20))
+                torch._foreach_lerp_(list(average.values()), list(trained.values()), 1 - keep)
+                total += loss.detach()
+            if step % SAY_EVERY == 0:
+                mean = float(total) / min(SAY_EVERY, step - first)
+                total.zero_()
+            now = time.monotonic()
+            elapsed, last = elapsed + now - last, now
+            if step % SAY_EVERY == 0:
+                print(
+                    f"step {step}  epoch {seen / count:.2f}  side {side}  loss {mean:.3f}  "
+                    f"{seen / elapsed:.1f} photographs/s  done {progress():.3f}",
+                    flush=True,
+                )
+            if now - last_saved > SAVE_EVERY:
+                save()
+                last_saved = now
     save()
     state = {name: value.float().cpu().contiguous() for name, value in average.items()}
     return Trained(state, seen / count, seen / max(elapsed, 1e-9))

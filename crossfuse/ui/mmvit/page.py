@@ -109,7 +109,7 @@ def prediction(result: Result) -> None:
             t(
                 "mmvit.none_why",
                 best=escape_markdown(best),
-                share=f"{100 * outputs['probabilities'][0]:.0f}",
+                rank=f"{100 * outputs['typicality']:.0f}",
                 threshold=f"{100 * outputs['threshold']:.0f}",
             )
         )
