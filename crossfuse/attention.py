@@ -180,11 +180,11 @@ def map_rows(
     """Exact rows of the map: (B, H, R, N_k) float32 for ``rows`` (R,) or (B, R); all for None."""
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     if rows is not None:
-        rows = rows.to(query.device)
-        if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < query.shape[2]:
-            raise ValueError(
-                f"rows {int(rows.min())}..{int(rows.max())} are not within 0..{query.shape[2] - 1}"
-            )
+        # Looked at where they are: rows that come from the CPU cost a GPU no wait.
+        low, high = (int(bound) for bound in rows.aminmax()) if rows.numel() else (0, 0)
+        if not 0 <= low <= high < query.shape[2]:
+            raise ValueError(f"rows {low}..{high} are not within 0..{query.shape[2] - 1}")
+        rows = rows.to(query.device, non_blocking=True)
         query = _take_rows(query, rows)
         mask = _take_rows(mask, rows) if mask is not None else None
         bias = _take_rows(bias, rows) if bias is not None else None
@@ -307,20 +307,19 @@ def _grouped(
 ) -> Tensor:
     """Mass on groups of keys: the fused kernel with group membership in the place of V."""
     batch, heads, keys, width = key.shape
-    groups = groups.to(key.device)
     if groups.dim() == 1:
         if groups.shape[0] != keys:
             raise ValueError(f"{groups.shape[0]} group labels were given for {keys} keys")
-        inside = groups >= 0
-        count = int(groups.max()) + 1 if groups.numel() else 0
-        groups = F.one_hot(groups.clamp(min=0), max(count, 1)) * inside[:, None]
+        count = max(int(groups.max()) + 1, 1) if groups.numel() else 1
+        labels = groups.to(key.device)[:, None]
+        member = key.new_zeros(keys, count)
+        groups = member.scatter_(1, labels.clamp(min=0), (labels >= 0).to(key.dtype))
     if groups.shape[-2] != keys:
         raise ValueError(f"group weights {tuple(groups.shape)} do not fit {keys} keys")
-    groups = (
-        groups.to(key.dtype).expand(batch, 1, keys, -1) if groups.dim() == 2 else groups[:, None]
-    )
+    groups = groups.to(key.device, key.dtype)
+    groups = groups.expand(batch, 1, keys, -1) if groups.dim() == 2 else groups[:, None]
     masses = []
-    for part in groups.to(key.dtype).split(width, dim=-1):
+    for part in groups.split(width, dim=-1):
         # The fused kernel wants V as wide as Q and K; the padding costs less than losing it.
         padded = F.pad(part, (0, width - part.shape[-1])).expand(batch, heads, keys, width)
         mass = _fused(query, key, padded, allowed, bias, scale)
