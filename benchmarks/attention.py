@@ -43,7 +43,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     with torch.no_grad():
         for tokens in arguments.tokens:
             query, key, value = _inputs(tokens, tokens, arguments)
-            chosen = torch.linspace(0, tokens - 1, ROWS).long().to(arguments.device)
+            chosen = torch.linspace(0, tokens - 1, ROWS).long()  # a reader's choice: on the CPU
             labels = (torch.arange(tokens) % GROUPS).to(arguments.device)
             some = Want.of_rows(chosen)
 
