@@ -65,7 +65,12 @@ export function create(root, ctx) {
         rgb = sureness(confidence[i]);
         alpha = 0.85;
       }
-      if (i === picture.source) { rgb = parseColour(ctx.theme.primary); alpha = 1; }
+      if (i === picture.source) {
+        const mark = parseColour(ctx.theme.primary);
+        // Where colours mean classes, the marked piece keeps half of its own.
+        rgb = rgb && shown !== "attention" ? mark.map((v, k) => (v + rgb[k]) / 2) : mark;
+        alpha = 1;
+      }
       else if (i === picture.marked) { rgb = [255, 255, 255]; alpha = 0.8; }
       if (rgb) { out.set(rgb, 4 * i); out[4 * i + 3] = Math.round(255 * alpha); }
     }
