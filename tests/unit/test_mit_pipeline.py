@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -167,3 +168,72 @@ def test_explain_on_the_command_line(tmp_path: Path, capsys) -> None:
     assert load(out).model == "mit"
     assert main([*asked, "--photos", str(tmp_path / "absent")]) == 1
     assert "not a folder" in capsys.readouterr().err
+
+
+def as_ply(positions: np.ndarray, colours: np.ndarray, labels: np.ndarray) -> bytes:
+    rows = np.zeros(len(positions), [("xyz", "<f4", 3), ("rgb", "u1", 3), ("label", "<u2")])
+    rows["xyz"], rows["rgb"], rows["label"] = positions, colours * 255, labels
+    head = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(rows)}\n"
+    head += "".join(f"property float {a}\n" for a in "xyz")
+    head += "".join(f"property uchar {c}\n" for c in ("red", "green", "blue"))
+    return (head + "property ushort label\nend_header\n").encode() + rows.tobytes()
+
+
+def test_an_archive_brings_cloud_photographs_and_labels(context: Context) -> None:
+    positions, colours = room()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        labels = np.repeat([1, 0, 12], [2500, 2500, 1000])
+        archive.writestr("scan/room.ply", as_ply(positions, colours, labels))
+        archive.writestr("scan/photos/one.jpg", photo(90))
+    inputs = {"cloud": buffer.getvalue(), "cloud_name": "room.zip"}
+    plain = pipeline.run(Request("mit", inputs), context)
+    assert plain.outputs["photo_names"] == ["one.jpg"]
+    assert plain.outputs["read_as"] == {"unit": "metres", "up": "z", "labels": True}
+    assert scores_of(plain.outputs, segmentation(plain.outputs, [])) is None  # mean nothing yet
+    told = pipeline.run(Request("mit", inputs, {"labels": "s3dis"}), context)
+    scores = scores_of(told.outputs, segmentation(told.outputs, ["wall", "floor"]))
+    assert scores is not None
+    present = {told.outputs["classes"][c] for c in np.flatnonzero(scores["present"])}
+    assert present == {"floor", "ceiling"}  # S3DIS: 0 ceiling, 1 floor, 12 clutter
+
+
+def test_the_order_of_points_and_of_photographs_changes_nothing(context: Context) -> None:
+    positions, colours = room()
+    shuffle = np.random.default_rng(3).permutation(len(positions))
+    pictures = (photo(30), photo(120), photo(220))
+    one = pipeline.run(
+        Request("mit", {"positions": positions, "colours": colours, "photos": pictures}), context
+    )
+    two = pipeline.run(
+        Request(
+            "mit",
+            {
+                "positions": positions[shuffle],
+                "colours": colours[shuffle],
+                "photos": pictures[::-1],
+            },
+        ),
+        context,
+    )
+    np.testing.assert_allclose(one.outputs["logits"], two.outputs["logits"], atol=2e-4)
+    np.testing.assert_allclose(one.outputs["tags"], two.outputs["tags"], atol=1e-4)
+    assert one.trace is not None
+    assert two.trace is not None
+    first, second = (t.select(stage="decoder", query="segments")[0] for t in (one.trace, two.trace))
+    views = [first.weights[..., :3].astype(float), second.weights[..., 2::-1].astype(float)]
+    np.testing.assert_allclose(*views, atol=2e-3)
+
+
+def test_photographs_that_fit_nothing_and_a_piece_without_structure(context: Context) -> None:
+    positions, colours = room()
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 900, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, "PNG")
+    inputs = {"positions": positions, "colours": colours, "photos": (buffer.getvalue(),)}
+    result = pipeline.run(Request("mit", inputs), context)
+    assert np.isfinite(result.outputs["logits"]).all()
+    assert not result.outputs["drawn"]
+    dot = np.random.default_rng(0).normal(0, 0.004, (80, 3))
+    with pytest.raises(CrossfuseError, match="one single piece"):
+        pipeline.run(Request("mit", {"positions": dot, "colours": np.ones((80, 3))}), context)

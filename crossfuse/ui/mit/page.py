@@ -90,8 +90,9 @@ def _collect() -> Request | None:
         clouds = upload_files(t("mit.cloud"), key="mit_cloud", types=CLOUDS, limit_mb=200)
     with right:
         photos = upload_files(
-            t("mit.photos"), key="mit_photos", types=PHOTOS, limit_mb=20, several=True
-        )
+            t("mit.photos"), key="mit_photos", types=PHOTOS, limit_mb=20, several=True,
+            help=t("mit.photos_help"),
+        )  # fmt: skip
     if not clouds:
         st.session_state.pop(FOUND, None)
         st.info(t("mit.bring"), icon=":material/view_in_ar:")
