@@ -320,18 +320,19 @@ class MIT(nn.Module):
         voxels gets zeros and is masked.
         """
         batch = len(cells)
-        count = int(segment[voxel_mask].max()) + 1
+        count = int(segment.masked_fill(~voxel_mask, 0).max()) + 1
         grid, order = batch_grid(cells, voxel_mask)
-        flat = voxel_features[voxel_mask].float()[order]
-        sample = torch.arange(batch, device=cells.device)[:, None].expand_as(voxel_mask)
-        target = (sample * count + segment)[voxel_mask][order]
+        flat = voxel_features.flatten(0, 1).index_select(0, order).float()
+        sample = torch.arange(batch, device=cells.device)[:, None]
+        target = (sample * count + segment).flatten().index_select(0, order)
         features = self.backbone(flat, grid).float()
-        size = torch.bincount(target, minlength=batch * count).to(features.dtype)
+        size = features.new_zeros(batch * count)
+        size = size.index_add(0, target, features.new_ones(len(order)))
         pooled = _mean(features, target, size)
-        away = (features - pooled[target]).square().mean(1)
+        away = (features - pooled.index_select(0, target)).square().mean(1)
         per_sample = features.new_zeros(batch).index_add(0, target // count, away)
         scatter = per_sample / size.view(batch, count).sum(1).clamp(min=1)
-        where = positions[voxel_mask].float()[order]
+        where = positions.flatten(0, 1).index_select(0, order).float()
         shape = _shape_features(flat, where, target, size)
         return {
             "segments": pooled.view(batch, count, -1),

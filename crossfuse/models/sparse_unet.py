@@ -131,12 +131,14 @@ def batch_grid(cells: Tensor, mask: Tensor, tables: bool | None = None) -> tuple
     Raises:
         ValueError: see :func:`voxel_keys`.
 
-    Returns the grid (sorted) and the order: grid row r is entry order[r] of ``cells[mask]``.
+    Returns the grid (sorted) and the order: grid row r is row order[r] of ``cells.flatten(0, 1)``.
+    The range of the cells is checked on a CPU only; a GPU would have to wait.
     """
-    sample = torch.arange(len(cells), device=cells.device)[:, None].expand(cells.shape[:2])
-    flat = torch.cat([sample[mask][:, None], cells[mask].long()], 1)
-    order = torch.argsort(voxel_keys(flat))
-    return Grid(flat[order], tables), order
+    kept = torch.nonzero(mask.flatten()).squeeze(1)
+    sample = torch.div(kept, cells.shape[1], rounding_mode="floor")
+    flat = torch.cat([sample[:, None], cells.flatten(0, 1).index_select(0, kept).long()], 1)
+    order = torch.argsort(voxel_keys(flat, check=not cells.is_cuda))
+    return Grid(flat.index_select(0, order), tables), kept.index_select(0, order)
 
 
 class _GatherScatter(torch.autograd.Function):

@@ -26,7 +26,7 @@ from crossfuse.data.rooms import CLASSES
 from crossfuse.models.mit import MIT, MITConfig, MITOutput, Standardise
 from crossfuse.models.mit_answers import segment_logits
 from crossfuse.training.mit_batches import Bank, Batch
-from crossfuse.training.mit_data import COPIES, Scan, load_scans, scan_inputs
+from crossfuse.training.mit_data import COPIES, Scan, load_scans
 from crossfuse.training.mit_fit import Budget, Loss, begin_from, fit, load_checkpoint
 from crossfuse.training.mit_losses import EVERYWHERE, class_losses, supervised_loss, tag_loss
 from crossfuse.training.mit_score import score
@@ -125,7 +125,7 @@ def train_variant(
     loss = tags_loss(bank, photos=changes.get("decoder_depth") != 0)
     if kind == "pseudo":
         teacher = load_variant(out, "interlaced", seed).to(bank.device)
-        calibrate(teacher, scans, bank.device)
+        calibrate(teacher, bank)
         loss = pseudo_loss(teacher)
     torch.manual_seed(seed)
     model = MIT(MITConfig.small(CLASSES, everywhere=always, **changes)).to(bank.device)
@@ -134,7 +134,7 @@ def train_variant(
         model.backbone.requires_grad_(False)
     model = fit(model, bank, path, then, seed + 1000, loss)
     if kind == "tags":
-        calibrate(model, scans, bank.device)
+        calibrate(model, bank)
     return model
 
 
@@ -213,43 +213,41 @@ def pseudo_labels(out: MITOutput, tags: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def calibrate(
-    model: MIT,
-    scans: Sequence[Scan],
-    device: str | torch.device = "cpu",
-    rate: float = FALSE_ALARMS,
-    most: int = 200,
-) -> None:
+def calibrate(model: MIT, bank: Bank, rate: float = FALSE_ALARMS, batches: int = 12) -> None:
     """Lower the bias of each class until it seldom speaks where its tag is absent.
 
-    Of the points of scans without a class, at most the share ``rate`` keeps a positive logit for
+    Of the voxels of scans without a class, at most the share ``rate`` keeps a positive logit for
     it. Only tags are used. The reference at 0 and classes of nearly all scans stay as they are.
     """
-    plain: list[Tensor] = []
-    decoded: list[Tensor] = []
-    sizes: list[Tensor] = []
-    absent: list[Tensor] = []
-    tags = np.stack([scan.tags for scan in scans])
-    for index in range(0, len(scans), max(1, len(scans) // most)):
-        out = model(**scan_inputs(scans[index], device))
-        plain.append(out.cam_3d[0].float())
-        decoded.append(segment_logits(out)[0].float())
-        sizes.append(torch.bincount(torch.from_numpy(scans[index].segment)).to(plain[-1]))
-        absent.append(~torch.from_numpy(tags[index]).to(device).expand(len(sizes[-1]), -1))
-    size, missing = torch.cat(sizes), torch.cat(absent)
+    found: list[list[Tensor]] = []
+    order = np.random.default_rng(0).permutation(len(bank))
+    for index in range(min(batches, len(bank))):
+        batch = bank.batch(order[index::batches][:BATCH].tolist(), index)
+        out = model(**batch.inputs)
+        mask, inputs = out.segment_mask, batch.inputs
+        size = torch.zeros_like(mask, dtype=torch.float32)
+        # Pieces that lost all voxels may have numbers beyond the last one left.
+        piece = inputs["segment"].clamp(max=mask.shape[1] - 1)
+        size.scatter_add_(1, piece, inputs["voxel_mask"].float())
+        absent = ~batch.tags[:, None].expand(-1, mask.shape[1], -1)
+        values = (out.cam_3d.float(), segment_logits(out).float(), size, absent)
+        found.append([value[mask] for value in values])
+    plain, decoded, weight, missing = (torch.cat(part) for part in zip(*found, strict=True))
     last = cast(torch.nn.Linear, model.cam_decoded[-1])
-    for c in np.flatnonzero(tags.mean(0) < 0.9).tolist():
+    for c in torch.nonzero(bank.often < 0.9).flatten().tolist():
         where = missing[:, c]
-        ends = [_upper(torch.cat(cams)[where, c], size[where], rate) for cams in (plain, decoded)]
+        ends = [_upper(cam[where, c], weight[where], rate) for cam in (plain, decoded)]
         model.cam_3d.bias[c] -= ends[0]
         last.bias[c] -= ends[1] - ends[0]
 
 
 def _upper(values: Tensor, weights: Tensor, rate: float) -> float:
     """The value that the weighted share ``rate`` of the values exceeds, or 0 if it is below."""
+    if not len(values):
+        return 0.0
     order = values.argsort(descending=True)
     passed = weights[order].cumsum(0) / weights.sum()
-    at = int((passed < rate).sum().clamp(max=len(values) - 1))
+    at = (passed < rate).sum().clamp(max=len(values) - 1)
     return max(0.0, float(values[order][at]))
 
 

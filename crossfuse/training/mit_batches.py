@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from crossfuse.data.point_scene import VOXEL
 from crossfuse.models.sparse_unet import voxel_keys
@@ -38,36 +37,53 @@ class Bank:
         def put(values: np.ndarray, kind: torch.dtype) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(values)).to(self.device, kind)
 
-        self.places = [put(s.places, torch.float32) for s in scans]
-        self.features = [put(s.features, torch.float16) for s in scans]
-        self.segment = [put(s.segment, torch.int32) for s in scans]
-        self.views = [put(s.views, torch.float16) for s in scans]
-        self.patches = [put(s.patches, torch.float16) for s in scans]
+        def joined(values: list[np.ndarray], kind: torch.dtype) -> tuple[Tensor, np.ndarray]:
+            """All rows, and where each scan's begin."""
+            starts = np.cumsum([0, *(len(v) for v in values)])[:-1]
+            return put(np.concatenate(values), kind), starts
+
+        self.sizes = np.array([len(s.places) for s in scans])
+        self.places, self._starts = joined([s.places for s in scans], torch.float32)
+        self.features, _ = joined([s.features for s in scans], torch.float16)
+        self.segment, _ = joined([s.segment for s in scans], torch.int32)
+        flat = [s.views.reshape(-1, s.views.shape[-1]) for s in scans]
+        self.views, self._first_view = joined(flat, torch.float16)
+        cells = [s.patches.reshape(-1, *s.patches.shape[2:]) for s in scans]
+        self.patches, _ = joined(cells, torch.float16)
+        self._shots = np.array([s.views.shape[:2] for s in scans])  # copies, photographs
         self.tags = put(np.stack([s.tags for s in scans]), torch.bool)
         self.often = self.tags.float().mean(0)
-        self.sizes = [len(s.places) for s in scans]
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.sizes)
 
     def batch(self, which: Sequence[int], seed: int) -> Batch:
         """The scans ``which``, each changed in its own random way that follows from ``seed``."""
+        chosen = np.array(which)
         make = torch.Generator(self.device).manual_seed(seed)
-        views = self._views(which, np.random.default_rng(seed))
-        chosen = torch.tensor(list(which), device=self.device)
-        return Batch(self._clouds(which, make) | views, self.tags[chosen], list(which))
+        views = self._views(chosen, np.random.default_rng(seed))
+        tags = self.tags.index_select(0, self._sent(chosen))
+        return Batch(self._clouds(chosen, make) | views, tags, list(which))
+
+    def _sent(self, values: np.ndarray) -> Tensor:
+        """A small array on the device, without waiting for what the device is doing."""
+        tensor = torch.from_numpy(np.ascontiguousarray(values))
+        if self.device.type != "cuda":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def _uniform(self, make: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
         return torch.rand(*shape, generator=make, device=self.device) * (high - low) + low
 
-    def _clouds(self, which: Sequence[int], make: torch.Generator) -> dict[str, Tensor]:
-        count = len(which)
-        places = pad_sequence([self.places[i] for i in which], batch_first=True)
-        features = pad_sequence([self.features[i] for i in which], batch_first=True).float()
-        segment = pad_sequence([self.segment[i] for i in which], batch_first=True).long()
-        longest = places.shape[1]
-        sizes = torch.tensor([self.sizes[i] for i in which], device=self.device)
-        real = torch.arange(longest, device=self.device) < sizes[:, None]
+    def _clouds(self, which: np.ndarray, make: torch.Generator) -> dict[str, Tensor]:
+        count, longest = len(which), int(self.sizes[which].max())
+        facts = self._sent(np.stack([self._starts[which], self.sizes[which]]))
+        step = torch.arange(longest, device=self.device)
+        real = step < facts[1][:, None]
+        rows = torch.where(real, facts[0][:, None] + step, facts[0][:, None]).flatten()
+        places = self.places.index_select(0, rows).view(count, longest, 3)
+        features = self.features.index_select(0, rows).view(count, longest, -1).float()
+        segment = self.segment.index_select(0, rows).view(count, longest).long()
         lost = self._uniform(make, 0, 0.3, count, 1)
         mask = real & (torch.rand(count, longest, generator=make, device=self.device) >= lost)
         mask[:, 0] = True
@@ -120,26 +136,27 @@ class Bank:
         changed = torch.cat([colour, rest], -1)
         return changed + 0.02 * torch.randn(changed.shape, generator=make, device=self.device)
 
-    def _views(self, which: Sequence[int], rng: np.random.Generator) -> dict[str, Tensor]:
+    def _views(self, which: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """Some photographs of each scan, in one of their copies, and some cells of each."""
-        views, patches, masks = [], [], []
-        cells = rng.choice(self.patches[0].shape[2], PATCHES, replace=False)
-        for index in which:
-            copies, there = self.views[index].shape[:2]
-            fewest = min(there, 3)
-            many = int(rng.integers(fewest, min(there, MOST_VIEWS) + 1))
-            chosen = rng.choice(there, many, replace=False)
-            copy = int(rng.integers(copies))
-            views.append(self.views[index][copy, chosen].float())
-            patches.append(self.patches[index][copy, chosen[:, None], cells].float())
-            masks.append(torch.ones(many, dtype=torch.bool))
-        wide = views[0].shape[-1]
+        many = [int(rng.integers(min(n, 3), min(n, MOST_VIEWS) + 1)) for _, n in self._shots[which]]
+        rows = np.full((len(which), max(many)), -1)
+        for row, index, shown in zip(rows, which, many, strict=True):
+            copies, there = self._shots[index]
+            first = self._first_view[index] + int(rng.integers(copies)) * there
+            row[:shown] = first + rng.choice(there, shown, replace=False)
+        cells = self._sent(rng.choice(self.patches.shape[1], PATCHES, replace=False))
+        wide = self.views.shape[1]
         kept = rng.random((len(which), 1, wide), np.float32) >= LOST_FEATURES
-        gain = torch.from_numpy(kept / np.float32(1 - LOST_FEATURES)).to(self.device)
+        gain = self._sent(kept / np.float32(1 - LOST_FEATURES))
+        chosen = self._sent(rows)
+        flat = chosen.clamp(min=0).flatten()
+        views = self.views.index_select(0, flat).view(*chosen.shape, wide).float()
+        patches = self.patches.index_select(0, flat).index_select(1, cells)
+        patches = patches.view(*chosen.shape, PATCHES, wide).float()
         return {
-            "view_features": pad_sequence(views, batch_first=True) * gain,
-            "view_mask": pad_sequence(masks, batch_first=True).to(self.device),
-            "patch_features": pad_sequence(patches, batch_first=True) * gain[:, None],
+            "view_features": views * gain,
+            "view_mask": chosen >= 0,
+            "patch_features": patches * gain[:, None],
         }
 
 

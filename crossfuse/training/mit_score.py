@@ -43,22 +43,23 @@ def score(model: MIT, scans: Sequence[Scan], device: str | torch.device = "cpu")
     """Percent mIoU and accuracy with predicted and with given tags, and tag mAP in 0..1."""
     names = model.config.classes
     tables = {key: np.zeros((len(names),) * 2, np.int64) for key in ("predicted", "given", "cam")}
-    chance, truth = [], []
+    chance, truth, answered = [], [], []
     for scan in scans:
         out: MITOutput = model(**scan_inputs(scan, device))
         tags = torch.from_numpy(scan.tags)[None].float().to(device)
         logits = segment_logits(out)
-        answers = {
-            "predicted": with_tags(logits, tag_probabilities(out)),
-            "given": with_tags(logits, tags),
-            "cam": with_tags(out.cam_3d, tags),
-        }
-        for key, answer in answers.items():
-            tables[key] += confusion(scan.histogram, answer[0].argmax(-1).cpu().numpy())
-        chance.append(tag_probabilities(out)[0].cpu().numpy())
+        guessed = tag_probabilities(out)
+        answers = (
+            with_tags(logits, guessed), with_tags(logits, tags), with_tags(out.cam_3d, tags)
+        )  # fmt: skip
+        answered.append([answer[0].argmax(-1) for answer in answers])
+        chance.append(guessed[0])
         truth.append(scan.tags)
+    for scan, answers in zip(scans, answered, strict=True):
+        for key, labels in zip(tables, answers, strict=True):
+            tables[key] += confusion(scan.histogram, labels.cpu().numpy())
     by_class = {key: iou(table) for key, table in tables.items()}
-    found, wanted = np.array(chance), np.array(truth)
+    found, wanted = torch.stack(chance).cpu().numpy(), np.array(truth)
     precision = [average_precision(found[:, c], wanted[:, c]) for c in range(len(names))]
     table = tables["predicted"]
     return {

@@ -11,6 +11,7 @@ import pytest
 
 from crossfuse.data.point_scene import prepare
 from crossfuse.data.rooms import CLASSES, furniture, generate
+from crossfuse.data.rooms.built import MAKERS, built_item, built_mesh
 from crossfuse.data.rooms.catalogue import find_package, treatment_image, treatments
 from crossfuse.data.rooms.render import Camera
 from crossfuse.data.supervoxels import supervoxels, voxelize
@@ -77,6 +78,20 @@ def test_catalogue_is_split_by_mesh_and_treatment() -> None:
     assert 0 <= image.min() <= image.max() <= 1
 
 
+@pytest.mark.parametrize("category", MAKERS)
+def test_built_pieces_stand_on_the_floor_and_repeat(category: str) -> None:
+    item = built_item(category, 5)
+    mesh = built_mesh(item)
+    assert item.label == CLASSES.index(category)
+    assert mesh.vertices[:, 2].min() == pytest.approx(0, abs=1e-6)
+    np.testing.assert_allclose(np.ptp(mesh.vertices, axis=0), item.size, atol=1e-5)
+    assert max(item.size) < 3.0
+    assert np.array_equal(mesh.vertices, built_mesh(item).vertices)
+    assert built_item(category, 6).size != item.size
+    assert mesh.faces.max() < len(mesh.vertices)
+    assert 0 <= mesh.colour.min() <= mesh.colour.max() <= 1.2
+
+
 def test_a_camera_sees_what_it_projects() -> None:
     camera = Camera.looking(np.array([0.0, 0, 1.5]), np.array([2.0, 1, 0.5]), 70, 40, 30)
     points = camera.eye + camera.rays() * 3
@@ -116,9 +131,18 @@ def test_rooms_are_composed_repeatable_and_resumable(package: Path, tmp_path: Pa
     assert set(info["tags"]) <= present
     assert {0, 1} <= set(info["tags"])
     used = {f.path: f for f in furniture()}
-    assert {used[m].split for m in info["meshes"]} <= {"train"}
+    audited = [m for m in info["meshes"] if not m.startswith("built/")]
+    assert {used[m].split for m in audited} <= {"train"}
     text = (tmp_path / "a" / "ATTRIBUTION.md").read_text()
-    assert all(used[m].creator in text for m in info["meshes"])
+    assert all(used[m].creator in text for m in audited)
+    val = json.loads((tmp_path / "a" / "val" / "room_0000" / "room.json").read_text())
+    assert {used[m].split for m in val["meshes"]} <= {"val"}  # nothing built, nothing seen
+    generate(
+        tmp_path / "b", 2, 3, val_scenes=1, furniture_folder=package, workers=2,
+        progress=lambda _: None,
+    )  # fmt: skip
+    with np.load(tmp_path / "b" / "train" / "room_0000" / "points.npz") as file:
+        assert all(np.array_equal(points[name], file[name]) for name in file.files)
     before = (room / "room.json").stat().st_mtime_ns
     generate(tmp_path / "a", 1, 3, val_scenes=1, furniture_folder=package, progress=lambda _: None)
     assert (room / "room.json").stat().st_mtime_ns == before
