@@ -1,0 +1,117 @@
+"""The MMCA page as a reader waits for it: files dropped to the view on the screen, in a Chromium.
+
+    crossfuse bench mmca_page --json
+
+A server that has answered once takes ``--runs`` photographs of 1280 x 960, each new to it, each in
+a session of its own: ``photo`` is the time from giving the file to the browser to the first paint
+of the linked view. Then the sentence changes by one word: ``word`` is the time from Enter to the
+view with that word painted. ``empty`` is the same gesture on a page that only echoes a text field:
+what Streamlit and the browser take by themselves, in the same run. Medians of seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from benchmarks.first_paint import ARGUMENTS, ROOT, server
+from crossfuse.data.images import sample_photo
+
+SENTENCE = "A cup of coffee on a saucer stands on a wooden table."
+WORDS = ("tea", "beer", "milk", "juice", "water", "wine", "soup", "cocoa")
+ECHO = """import streamlit as st
+st.title("echo")
+st.text(st.text_input("Sentence"))
+"""
+LONG = 120_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=int, default=5)
+
+
+def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows {case, seconds, worst, runs}."""
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        echo = Path(folder) / "echo.py"
+        echo.write_text(ECHO)
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=ARGUMENTS
+        )
+        with server(ROOT / "app.py", ROOT) as (url, _):
+            page = browser.new_page(viewport={"width": 1440, "height": 900})
+            _photo(page, url, 0)  # loads the weights
+            photos, words = [], []
+            for turn in range(1, arguments.runs + 1):
+                page = browser.new_page(viewport={"width": 1440, "height": 900})
+                photos.append(_photo(page, url, turn))
+                words.append(_word(page, WORDS[turn % len(WORDS)]))
+                page.close()
+        with server(echo, Path(folder)) as (url, _):
+            page = browser.new_page()
+            page.goto(url)
+            empty = [_echo(page, word) for word in WORDS[: arguments.runs + 1]][1:]
+        browser.close()
+    cases = {"photo": photos, "word": words, "empty": empty}
+    return [
+        {
+            "case": case,
+            "seconds": round(statistics.median(taken), 3),
+            "worst": round(max(taken), 3),
+            "runs": len(taken),
+        }
+        for case, taken in cases.items()
+    ]
+
+
+def _photo(page: Page, url: str, turn: int) -> float:
+    """Open the page for own photographs, give it one; seconds to the first paint of the view."""
+    page.goto(f"{url}/mmca?lang=en&photo=own&text={SENTENCE}")
+    chooser = page.locator("input[type=file]").first
+    chooser.wait_for(state="attached", timeout=LONG)
+    page.wait_for_timeout(1500)
+    start = time.perf_counter()
+    chooser.set_input_files(
+        [{"name": f"{turn}.jpg", "mimeType": "image/jpeg", "buffer": picture(turn)}]
+    )
+    page.locator(".view[data-paints]").first.wait_for(timeout=LONG)
+    return time.perf_counter() - start
+
+
+def _word(page: Page, word: str) -> float:
+    """Change a word of the sentence; seconds to the view that has it."""
+    page.wait_for_timeout(2500)  # the rest of the page
+    field = page.get_by_label("Sentence (English)")
+    field.fill(SENTENCE.replace("coffee", word))
+    start = time.perf_counter()
+    field.press("Enter")
+    view = page.locator(".view[data-paints]").first
+    view.get_by_role("option", name=word, exact=True).wait_for(timeout=LONG)
+    return time.perf_counter() - start
+
+
+def _echo(page: Page, word: str) -> float:
+    field = page.get_by_label("Sentence")
+    field.fill(f"{word} {word}")
+    start = time.perf_counter()
+    field.press("Enter")
+    page.get_by_text(f"{word} {word}", exact=True).last.wait_for(timeout=LONG)
+    return time.perf_counter() - start
+
+
+def picture(turn: int) -> bytes:
+    """A photograph of 1280 x 960, another content each turn."""
+    pixels = np.roll(sample_photo("coffee").pixels, 40 * turn, axis=1)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize((1280, 960)).save(buffer, "JPEG")
+    return buffer.getvalue()
