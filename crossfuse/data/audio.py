@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from crossfuse.errors import CrossfuseError
+from crossfuse.notices import Notice
 
 RATE = 16_000  # Hz
 SECONDS = 2.0
@@ -42,14 +43,18 @@ def read_sound(source: bytes | BinaryIO, start: float = 0.0) -> Sound:
 
     data = source if isinstance(source, bytes) else source.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
-        raise CrossfuseError(f"The file is larger than {MAX_FILE_BYTES // 1_000_000} MB.")
+        raise CrossfuseError(
+            "The file is larger than {limit} MB.", limit=MAX_FILE_BYTES // 1_000_000
+        )
     notes = []
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             rate, length = file.samplerate, len(file) / file.samplerate
             if not 0 <= start < max(length, 1e-9):
                 raise CrossfuseError(
-                    f"The sound lasts {length:.2f} s; it cannot be read from {start:g} s on."
+                    "The sound lasts {length:.2f} s; it cannot be read from {start:g} s on.",
+                    length=length,
+                    start=start,
                 )
             file.seek(int(start * rate))
             samples = file.read(int(SECONDS * rate), dtype="float32", always_2d=True)
@@ -57,26 +62,46 @@ def read_sound(source: bytes | BinaryIO, start: float = 0.0) -> Sound:
         if isinstance(error, CrossfuseError):
             raise
         raise CrossfuseError(
-            f"The file is not a sound that can be read ({error}); use WAV, FLAC or OGG."
+            "The file is not a sound that can be read ({error}); use WAV, FLAC or OGG.", error=error
         ) from error
     if not np.isfinite(samples).all():
         raise CrossfuseError("The sound contains NaN or infinite samples; save it again.")
     if len(samples) < SHORTEST * rate:
         raise CrossfuseError(
-            f"The sound lasts {len(samples) / rate:.3f} s; at least {SHORTEST:g} s are needed."
+            "The sound lasts {seconds:.3f} s; at least {shortest:g} s are needed.",
+            seconds=len(samples) / rate,
+            shortest=SHORTEST,
         )
     if length > SECONDS:
-        notes.append(f"Of {length:.1f} s, the two from {start:g} s on are used.")
+        notes.append(
+            Notice(
+                "Of {length:.1f} s, the two from {start:g} s on are used.",
+                length=length,
+                start=start,
+            )
+        )
     elif length < SECONDS:
-        notes.append(f"The sound lasts {length:.2f} s; silence was added up to two seconds.")
+        notes.append(
+            Notice(
+                "The sound lasts {length:.2f} s; silence was added up to two seconds.",
+                length=length,
+            )
+        )
     if samples.shape[1] > 1:
-        notes.append(f"{samples.shape[1]} channels were averaged into one.")
+        notes.append(
+            Notice("{channels} channels were averaged into one.", channels=samples.shape[1])
+        )
     mono = samples.mean(axis=1)
     if float(np.abs(mono).max()) < 1e-4:
         raise CrossfuseError("The sound is silent (below -80 dB of full scale); choose another.")
     clipped = float((np.abs(mono) >= 0.999).mean())
     if clipped > 0.001:
-        notes.append(f"{100 * clipped:.1f} % of the samples are clipped; harmonics are added.")
+        notes.append(
+            Notice(
+                "{clipped:.1f} % of the samples are clipped; harmonics are added.",
+                clipped=100 * clipped,
+            )
+        )
     return Sound(_resampled(mono, rate), tuple(notes))
 
 

@@ -146,7 +146,9 @@ def _target(options: Any, look: Look, card: dict[str, Any]) -> int:
     target = int(options.get("target", -1))
     if target >= len(look.probabilities):
         raise CrossfuseError(
-            f"There is no class {target}; these weights have {len(card['classes'])}."
+            "There is no class {target}; these weights have {card}.",
+            target=target,
+            card=len(card["classes"]),
         )
     return int(look.probabilities.argmax()) if target < 0 else target
 
@@ -273,7 +275,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def request_from_arguments(arguments: argparse.Namespace) -> Request:
     if not arguments.image.is_file():
-        raise CrossfuseError(f"There is no file {str(arguments.image)!r}.")
+        raise CrossfuseError("There is no file {image!r}.", image=str(arguments.image))
     options: dict[str, Any] = {
         "crop": arguments.crop,
         "flip": arguments.flip,

@@ -83,6 +83,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def request_from_arguments(arguments: argparse.Namespace) -> Request:
     if not arguments.sound.is_file():
-        raise CrossfuseError(f"There is no file {str(arguments.sound)!r}.")
+        raise CrossfuseError("There is no file {sound!r}.", sound=str(arguments.sound))
     inputs: dict[str, Any] = {"sound": arguments.sound.read_bytes()}
     return Request("mmvit_sound", inputs, {"start": arguments.start})

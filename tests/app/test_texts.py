@@ -127,6 +127,17 @@ def test_wrong_fills_are_refused() -> None:
 # ------------------------------------------------------------------- errors and notes of the core
 
 
+# What readers and pipelines say to people in front of a page. The other parts (training, the
+# command line, the checks of geometries and traces) speak to those who program.
+SPOKEN = ("data", "encoders", "engine", "models", "pipelines", "ui")
+UNSPOKEN = ("captions.py", "eegmat.py", "image_folders.py", "catalogue.py")  # readers of training
+
+
+def spoken(place: str) -> bool:
+    path = Path(place.partition(":")[0])
+    return path.parts[1] in SPOKEN and path.name not in UNSPOKEN
+
+
 def notices() -> list[tuple[str, str, set[str]]]:
     """(place, English template, names of the fills) of every error and note in the core."""
     found = []
@@ -156,3 +167,14 @@ def test_translated_notices_exist_and_have_the_same_fills(language: str) -> None
     for template, translation in notice_catalogue(language).items():
         assert template in templates, f"no error or note reads: {template}"
         assert set(FILL.findall(translation)) == set(FILL.findall(template)), template
+
+
+@pytest.mark.parametrize("language", [name for name in LANGUAGES if name != "en"])
+def test_what_pages_may_say_is_translated(language: str) -> None:
+    catalogue = notice_catalogue(language)
+    missing = [
+        f"{place}: {template}"
+        for place, template, _ in notices()
+        if spoken(place) and template not in catalogue
+    ]
+    assert not missing, "\n".join(missing)

@@ -33,7 +33,7 @@ MAX_BYTES = 2 << 30
 MAX_MEMBERS = 64
 MAX_RATIO = 200  # unpacked : packed; EEG packs to a half, not to a two-hundredth
 PIECE_SECONDS = 60
-READABLE = (
+READABLE = Notice(
     "EDF, BDF, GDF, FIF, EEGLAB .set (with .fdt), BrainVision (.vhdr, .eeg and .vmrk), CSV/TSV, "
     "NPZ, DEAP .dat or .mat, or a zip of these"
 )
