@@ -38,7 +38,9 @@ def make_sound(kind: str, generator: Generator) -> np.ndarray:
         CrossfuseError: an unknown kind.
     """
     if kind not in _MAKERS:
-        raise CrossfuseError(f"There is no sound {kind!r}; there are {', '.join(SOUNDS)}.")
+        raise CrossfuseError(
+            "There is no sound {kind!r}; there are {sounds}.", kind=kind, sounds=", ".join(SOUNDS)
+        )
     start = generator.uniform(0.0, 0.7)
     length = generator.uniform(0.6, SECONDS - start)
     share = np.clip((TIME - start) / length, 0, 1)

@@ -155,6 +155,19 @@ def notices() -> list[tuple[str, str, set[str]]]:
     return found
 
 
+def test_notices_are_templates_and_not_filled_beforehand() -> None:
+    filled = []
+    for path in CORE:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args):
+                continue
+            place = f"{path.relative_to(ROOT)}:{node.lineno}"
+            made = isinstance(node.args[0], ast.JoinedStr)
+            if node.func.id in ("CrossfuseError", "Notice") and made and spoken(place):
+                filled.append(place)
+    assert not filled, f"an f-string cannot be translated; give a template and fills: {filled}"
+
+
 def test_notices_are_filled_with_what_they_name() -> None:
     for place, template, fills in notices():
         if fills:
