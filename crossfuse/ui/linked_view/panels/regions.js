@@ -44,7 +44,9 @@ export function create(root, ctx) {
       const strength = scale.strength(weights[item]);
       const [x, y, w, h] = box(item);
       under.clearRect(x, y, w, h);
-      under.fillStyle = scale.css(weights[item], alpha(strength));
+      // A wash over nearly the whole photograph would hide the rest: there the border tells.
+      const share = area(item) / (regions.image_size[0] * regions.image_size[1]);
+      under.fillStyle = scale.css(weights[item], alpha(strength) * (1 - 0.75 * Math.min(share, 1)));
       under.fillRect(x, y, w, h);
       under.strokeStyle = scale.css(weights[item], 0.35 + 0.65 * strength);
       under.lineWidth = 1 + strength;
