@@ -208,20 +208,21 @@ def scaling_view(result: Result, window: int, channel: int | None) -> Selection 
     assert result.trace is not None
     _, maps = nearest(result, "scaling", window)
     facts = result.outputs["saturation_by_scale"]
+    channels = cast(Channels, result.trace.geometries["channels"])
+    panels: list[MatrixPanel | ScalpPanel] = []
+    for name, (top, _) in facts.items():
+        fixed = {"direction": name}
+        title = t(f"eeg.scaling_{name}", top=f"{top:.2f}")
+        panels.append(MatrixPanel("channels", title=title, fixed=fixed))
+        panels.append(ScalpPanel("channels", positions=channels.positions, fixed=fixed))
     return linked_view(
         "eeg_scaling",
-        [
-            MatrixPanel(
-                "channels",
-                title=t(f"eeg.scaling_{name}", top=f"{facts[name][0]:.2f}"),
-                fixed={"direction": name},
-            )
-            for name in facts
-        ],
+        panels,
         maps,
-        {"channels": result.trace.geometries["channels"]},
+        {"channels": channels},
         title=t("eeg.scaling_file"),
-        height=360,
+        layout=[[0, 2, 4], [1, 3, 5]],
+        height=330,
         selection=None if channel is None else Selection("channels", channel),
         settings={"scale": "map", "top": 3, "head": 0},
         texts={

@@ -58,7 +58,7 @@ export function create(root, ctx) {
   }
 
   function paintCurve(pen, values) {
-    const top = frame.y - frame.above + 10;
+    const top = frame.y - frame.above + 18;
     const height = CURVE - 16;
     pen.strokeStyle = ctx.theme.border;
     pen.lineWidth = 1;
@@ -108,7 +108,7 @@ export function create(root, ctx) {
     pen.textAlign = "left";
     if (data.options.line_label && data.arrays.line) {
       pen.textBaseline = "bottom";
-      pen.fillText(data.options.line_label, frame.x, frame.y - frame.above + 6);
+      pen.fillText(data.options.line_label, frame.x, frame.y - frame.above + 13);
     }
     pen.globalAlpha = 1;
   }
@@ -139,7 +139,7 @@ export function create(root, ctx) {
     probe.font = `11px ${theme.font}`;
     const left = 10 + Math.max(...geometry.bands.map((name) => probe.measureText(name).width));
     const marks = data.options.spans?.length ? MARKS : 0;
-    const above = data.arrays.line ? CURVE + 6 + marks : 18;
+    const above = data.arrays.line ? CURVE + 14 + marks : 18;
     const row = Math.max(16, Math.min(ROW, (ctx.height() - above - AXIS) / bands));
     frame = { x: left, y: above, width: Math.max(60, width - left - 12), row, above };
     const pen = fitCanvas(canvas, width, above + row * bands + AXIS);
