@@ -18,8 +18,10 @@ from crossfuse.engine.messages import Request, Result
 from crossfuse.errors import CrossfuseError
 from crossfuse.explain import eeg as relevance
 from crossfuse.models.mca_eeg import MCAEEG, MCAEEGConfig
+from crossfuse.pipelines import eeg_maps
 from crossfuse.pipelines import mca_eeg as pipeline
 from crossfuse.trace import load
+from crossfuse.ui.eeg import first_view
 from crossfuse.ui.traces import envelope
 from crossfuse.viz.eeg import annotations_text, weights_csv
 
@@ -268,6 +270,116 @@ def test_resampling_keeps_a_sine() -> None:
     slower = cleaning.resample(Recording(wave, 500.0, ("Cz",), ("eeg",)), 128.0)
     true = np.sin(2 * np.pi * 10 * np.arange(slower.signal.shape[1]) / 128)
     np.testing.assert_allclose(slower.signal[0, 64:-64], true[64:-64], atol=0.01)
+
+
+def test_scales_are_compared_on_the_same_windows() -> None:
+    """Decibels give almost one-hot rows, z-scores do not; every map is the model's own."""
+    result = sample()
+    assert result.trace is not None
+    facts = result.outputs["saturation_by_scale"]
+    assert facts["none"][0] > 0.5 > 2 * facts["baseline"][0]
+    maps = result.trace.select(stage="scaling")
+    assert {entry.direction for entry in maps} == set(eeg_maps.SCALINGS)
+    for entry in maps[::17]:
+        assert entry.weights.shape == (5, 19, 19)
+        np.testing.assert_allclose(entry.weights.sum(-1), 1, atol=1e-5)
+    own = result.trace.select(stage="fusion", direction="DE asks PSD")
+    ours = result.trace.select(stage="scaling", direction="baseline")
+    for entry in ours[::7]:
+        same = next(one for one in own if one.layer == entry.layer)
+        np.testing.assert_array_equal(entry.weights, same.weights)
+
+
+def test_attention_over_time_is_the_extension() -> None:
+    result = sample()
+    assert result.trace is not None
+    forth, back = result.trace.select(stage="time")
+    assert forth.weights.shape == back.weights.shape == (5, 40, 40)
+    np.testing.assert_allclose(forth.weights.sum(-1), 1, atol=1e-5)
+    # The planted windows (28 to 31) resemble each other in theta, and no other window.
+    assert forth.weights[0, 29, 28:32].sum() > 0.9
+
+
+def test_long_recordings_are_shown_in_coarser_steps() -> None:
+    random = np.random.default_rng(0)
+    blocks = [torch.from_numpy(random.normal(size=(500, 4, 2, 3))).float() for _ in range(2)]
+    times = np.stack([3.0 * np.arange(500), 3.0 * np.arange(1, 501)], 1)
+    notes: list[str] = []
+    axis, maps = eeg_maps.across_time(blocks, ("a", "b"), times, notes)
+    assert len(axis) == 166
+    assert maps[0].weights.shape == (2, 166, 166)
+    assert "166 steps of 9 s" in notes[0]
+
+
+def test_marking_a_channel_bad_can_be_taken_back() -> None:
+    full = cut(simulated.simulate(), 40)
+    signal = full.signal.copy()
+    signal[3] *= 30
+    loud = replace(full, signal=signal)
+    before, marked = upload(loud), upload(loud, bad=("F4",))
+    for result in (before, marked):  # the proposal stays, so that it can be refused again
+        assert list(result.outputs["proposed"]) == ["F4"]
+        assert "times the usual amplitude" in result.outputs["proposed"]["F4"]
+    assert any("F4: interpolated" in note for note in marked.notes)
+    assert np.abs(marked.outputs["cells"] - before.outputs["cells"]).max() > 0.1
+    again = upload(loud)
+    np.testing.assert_array_equal(again.outputs["cells"], before.outputs["cells"])
+
+
+def test_traces_are_of_every_channel_of_the_file() -> None:
+    full = cut(simulated.simulate(), 20)
+    eog = 30 * np.random.default_rng(0).normal(size=(1, full.signal.shape[1])).astype(np.float32)
+    wider = replace(
+        full,
+        signal=np.concatenate([full.signal, eog]),
+        names=(*full.names, "EOG left"),
+        kinds=(*full.kinds, "eog"),
+        positions=None,
+    )
+    out = upload(wider).outputs
+    assert out["signal_names"][-1] == "EOG left"
+    assert out["signal_kinds"][-1] == "eog"
+    values = out["signal"][-1] * out["signal_factors"][-1]
+    np.testing.assert_allclose(values, eog[0], atol=0.01)
+
+
+def test_one_channel_and_256() -> None:
+    random = np.random.default_rng(0)
+    for count in (1, 256):
+        names = ("Cz",) if count == 1 else tuple(f"E{i}" for i in range(256))
+        signal = 10 * random.normal(size=(count, 128 * 20)).astype(np.float32)
+        result = upload(Recording(signal, 128.0, names, ("eeg",) * count))
+        assert result.trace is not None
+        assert "probability" not in result.outputs
+        assert len(result.trace.geometries["channels"]) == count
+        assert any("absent" in note for note in result.notes)
+
+
+# --- the first view --------------------------------------------------------------------------
+
+
+def test_the_stored_first_view_is_what_the_pipeline_answers() -> None:
+    """Made again with ``python -m crossfuse.ui.eeg.first_view`` when this fails."""
+    stored, fresh = first_view.load(), sample()
+    assert stored.trace is not None
+    assert fresh.trace is not None
+    assert stored.trace.geometries == fresh.trace.geometries
+    assert [e.id for e in stored.trace.maps] == [e.id for e in fresh.trace.maps]
+    for one, other in zip(stored.trace.maps, fresh.trace.maps, strict=True):
+        np.testing.assert_allclose(one.weights, other.weights, atol=0.01)
+    assert set(stored.outputs) == set(fresh.outputs)
+    np.testing.assert_allclose(
+        stored.outputs["probability"], fresh.outputs["probability"], atol=1e-3
+    )
+    np.testing.assert_array_equal(stored.outputs["signal"], fresh.outputs["signal"])
+    assert stored.notes == fresh.notes
+
+
+def test_the_stored_view_answers_its_own_question_only() -> None:
+    first = Request("mca_eeg", {"sample": "simulated"}, first_view.PLAIN)
+    assert first_view.fits(first)
+    assert not first_view.fits(replace(first, options={**first_view.PLAIN, "bad": ("Cz",)}))
+    assert not first_view.fits(replace(first, inputs={"names": ("a",), "contents": (b"",)}))
 
 
 # --- taking away -----------------------------------------------------------------------------

@@ -16,9 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.io import savemat
 
-from crossfuse.data.eeg import Recording, deap, montage, read_recording, tables
+from crossfuse.cli import main
+from crossfuse.data.eeg import Recording, deap, montage, read_recording, simulated, tables
 from crossfuse.data.eeg.formats import as_raw, check_edf
+from crossfuse.engine.context import Context
+from crossfuse.engine.messages import Request
 from crossfuse.errors import CrossfuseError
+from crossfuse.pipelines import mca_eeg as pipeline
+from crossfuse.trace import load as load_trace
 
 NAMES = ("Fp1", "F3", "Cz", "O2")
 RATE = 128
@@ -68,23 +73,25 @@ def edf(
     return head + body
 
 
-def write(kind: str, folder: Path) -> dict[str, bytes]:
+def write(
+    kind: str, folder: Path, data: np.ndarray | None = None, channels: tuple[str, ...] = NAMES
+) -> dict[str, bytes]:
     """The same recording as files of one format."""
-    data = samples()
+    data = samples() if data is None else data
     if kind in ("edf", "bdf"):
-        return {f"a.{kind}": edf(data, bdf=kind == "bdf")}
+        return {f"a.{kind}": edf(data, channels, bdf=kind == "bdf")}
     if kind == "fif":
-        info = mne.create_info(list(NAMES), RATE, "eeg")
+        info = mne.create_info(list(channels), RATE, "eeg")
         mne.io.RawArray(data * 1e-6, info, verbose="error").save(
             folder / "a_raw.fif", verbose="error"
         )
         return {"a_raw.fif": (folder / "a_raw.fif").read_bytes()}
     if kind in ("set", "set+fdt"):
-        places = np.array([(name,) for name in NAMES], dtype=[("labels", "O")])
+        places = np.array([(name,) for name in channels], dtype=[("labels", "O")])
         event = {"latency": 129.0, "type": "tone", "duration": 64.0}
         inside = data.astype(np.float32) if kind == "set" else "a.fdt"
         document = {
-            "srate": RATE, "nbchan": 4, "pnts": data.shape[1], "trials": 1,
+            "srate": RATE, "nbchan": len(channels), "pnts": data.shape[1], "trials": 1,
             "data": inside, "chanlocs": places, "event": event,
         }  # fmt: skip
         stream = io.BytesIO()
@@ -97,9 +104,10 @@ def write(kind: str, folder: Path) -> dict[str, bytes]:
         header = (
             "Brain Vision Data Exchange Header File Version 1.0\n[Common Infos]\nCodepage=UTF-8\n"
             "DataFile=../../x.eeg\nMarkerFile=x.vmrk\nDataFormat=BINARY\n"
-            f"DataOrientation=MULTIPLEXED\nNumberOfChannels=4\nSamplingInterval={1e6 / RATE}\n"
+            f"DataOrientation=MULTIPLEXED\nNumberOfChannels={len(channels)}\n"
+            f"SamplingInterval={1e6 / RATE}\n"
             "[Binary Infos]\nBinaryFormat=IEEE_FLOAT_32\n[Channel Infos]\n"
-            + "".join(f"Ch{i + 1}={name},,1,µV\n" for i, name in enumerate(NAMES))
+            + "".join(f"Ch{i + 1}={name},,1,µV\n" for i, name in enumerate(channels))
         )
         marks = (
             "Brain Vision Data Exchange Marker File, Version 1.0\n[Common Infos]\n"
@@ -119,14 +127,14 @@ def write(kind: str, folder: Path) -> dict[str, bytes]:
         return {"a.zip": stream.getvalue()}
     if kind == "csv":
         seconds = np.arange(data.shape[1]) / RATE
-        lines = ["time," + ",".join(NAMES)]
+        lines = ["time," + ",".join(channels)]
         lines += [
             f"{t:.6f}," + ",".join(f"{v:.4f}" for v in row)
             for t, row in zip(seconds, data.T, strict=True)
         ]
         return {"a.csv": "\n".join(lines).encode()}
     stream = io.BytesIO()
-    np.savez(stream, signal=data, rate=RATE, names=np.array(NAMES), onsets=[1.0], texts=["x"])
+    np.savez(stream, signal=data, rate=RATE, names=np.array(channels), onsets=[1.0], texts=["x"])
     return {"a.npz": stream.getvalue()}
 
 
@@ -466,3 +474,28 @@ def test_recordings_go_back_to_mne(tmp_path: Path) -> None:
     raw = as_raw(recording)
     np.testing.assert_allclose(raw.get_data() * 1e6, recording.signal, rtol=1e-5)
     assert raw.annotations.description[0] == "x"
+
+
+@pytest.mark.parametrize("kind", ["edf", "bdf", "set", "set+fdt", "csv"])
+def test_explain_on_the_command_line(kind: str, tmp_path: Path) -> None:
+    """The classifier speaks, and says the same of every format."""
+    recording = simulated.simulate()
+    data = recording.signal[:, : 30 * RATE].astype(float)
+    files = write(kind, tmp_path, data, recording.names)
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    source, out = tmp_path / next(iter(files)), tmp_path / "trace.npz"
+    assert main(["explain", "mca_eeg", "--input", str(source), "--out", str(out)]) == 0
+    trace = load_trace(out)
+    assert {entry.stage for entry in trace.maps} == {
+        "score", "relevance", "fusion", "scaling", "time"
+    }  # fmt: skip
+    told = {
+        "names": ("a.npz",),
+        "contents": (write("npz", tmp_path, data, recording.names)["a.npz"],),
+    }
+    same = pipeline.run(Request("mca_eeg", told), Context()).trace
+    assert same is not None
+    for entry, other in zip(trace.maps, same.maps, strict=True):
+        if entry.kind == "attention":
+            np.testing.assert_allclose(entry.weights, other.weights, atol=0.03)

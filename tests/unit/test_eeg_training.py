@@ -19,7 +19,9 @@ from crossfuse.errors import CrossfuseError
 from crossfuse.models.mca_eeg import MCAEEG, MCAEEGConfig
 from crossfuse.training import eeg_scores
 from crossfuse.training.eeg_datasets import Trial, load_dataset
-from crossfuse.training.mca_eeg import cut, fold_into, normalisation, splits
+from crossfuse.training.eeg_fit import TrainRecipe, cut
+from crossfuse.training.eeg_protocols import Run, Setting, held_out, splits
+from crossfuse.training.mca_eeg import fold_into, normalisation
 
 
 def trials(people: int = 5, each: int = 4, columns: int = 12) -> list[Trial]:
@@ -67,6 +69,26 @@ def test_scope_trial_is_the_network_on_whole_trials() -> None:
     assert windows.fused is not None
     whole = torch.cat([model(t.de[None], t.psd[None]).logits[0] for t in some])
     torch.testing.assert_close(model.classify(windows.fused[:, None]), whole)
+
+
+def test_folds_side_by_side_are_the_folds_one_by_one(tmp_path: Path) -> None:
+    """Two processes give the scores of one; kept folds are not computed again."""
+    some = trials(3, 2)
+    config, recipe = MCAEEGConfig(channels=8), TrainRecipe(epochs=1)
+    settings = dict.fromkeys(("mca", "logistic"), Setting(cut(some), config, recipe))
+    runs = [Run("mca", "subject", 0), Run("logistic", "subject", 0)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = held_out(settings, runs)
+    torch.set_num_threads(threads)
+    beside = held_out(settings, runs, jobs=2, keep=tmp_path)
+    lines: list[str] = []
+    kept = held_out(settings, runs, keep=tmp_path, say=lines.append)
+    assert not lines
+    for run in runs:
+        assert np.isfinite(alone[run]).all()
+        np.testing.assert_allclose(alone[run], beside[run], atol=1e-4)
+        np.testing.assert_array_equal(kept[run], beside[run])
 
 
 def test_scores_are_those_of_scikit_learn() -> None:
