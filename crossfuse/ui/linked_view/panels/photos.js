@@ -146,7 +146,7 @@ export function create(root, ctx) {
     }
   }
 
-  return canvasPanel(root, ctx, {
+  const panel = canvasPanel(root, ctx, {
     kind: "photos",
     take(data) {
       const parts = data.geometry.parts.map((part) => part);
@@ -168,4 +168,17 @@ export function create(root, ctx) {
     itemAt,
     draw,
   });
+
+  return {
+    ...panel,
+    /** The part of the strip that is in sight: a nested drawing clips. */
+    svg() {
+      const { body } = panel.svg();
+      const { clientWidth: w, clientHeight: h, scrollTop } = scroll;
+      return {
+        body: `<svg width="${w}" height="${h}"><g transform="translate(4 ${4 - scrollTop})">${body}</g></svg>`,
+        element: scroll,
+      };
+    },
+  };
 }

@@ -4,7 +4,7 @@ import { Cloud, OrbitCamera } from "../js/cloud.js";
 import { parseColour } from "../js/colours.js";
 import { el } from "../js/dom.js";
 import { canvasListbox } from "../js/keys.js";
-import { canvasImage } from "../js/svg.js";
+import { canvasImage, rect, text } from "../js/svg.js";
 
 const MODES = ["attention", "photo", "class", "confidence", "error"];
 // Told apart by lightness too, for readers who do not see red and green.
@@ -285,7 +285,19 @@ export function create(root, ctx) {
       list.say(picture.source ?? picture.marked, picture.pinned);
     },
     resize() { fit(); redraw(); },
-    svg: () => canvasImage(canvas, drawWhole),
+    svg() {
+      const { body, element } = canvasImage(canvas, drawWhole);
+      const origin = canvas.getBoundingClientRect();
+      const keys = [...legend.querySelectorAll("span")].filter((key) => key.querySelector("i")).map((key) => {
+        const patch = key.querySelector("i");
+        const box = patch.getBoundingClientRect();
+        const [x, y] = [box.left - origin.left, box.top - origin.top];
+        const flat = !patch.classList.contains("wide");
+        return rect(x, y, box.width, box.height, { fill: flat ? patch.style.background : "none", radius: 3 })
+          + text(x + box.width + 6, y + box.height - 1, key.textContent, { fill: ctx.theme.text });
+      });
+      return { body: body + keys.join(""), element };
+    },
     dispose() {
       cancelAnimationFrame(frame);
       cancelAnimationFrame(asked);

@@ -101,7 +101,8 @@ export function create(root, ctx) {
         fill: layer === shown ? theme.primary : "none", stroke: theme.border, radius: 6,
       }) + text(layer * 44 + 19, 17, String(layer + 1), {
         anchor: "middle", fill: layer === shown ? theme.background : theme.text,
-      })).join("") + text(turns.length * 44 + 8, 17, says.textContent, { fill: theme.text });
+      })).join("") + (shown === null ? ""
+        : text(turns.length * 44 + 8, 17, ctx.nameOf("layer", shown), { fill: theme.text }));
       return { body, element: root };
     },
   };
