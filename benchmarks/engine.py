@@ -1,16 +1,15 @@
 """Many users at once on the embedded engine: are all answers right, how long do they wait?
 
-    python benchmarks/engine.py --users 20 --seconds 60
+    crossfuse bench engine --users 20 --seconds 60
 
 Every simulated user asks from a pool of questions of their own (and some that all share) without
 a pause, now and then changing their mind before the answer is there. Each answer is compared with
-the one computed beforehand without an engine. Prints one JSON object.
+the one computed beforehand without an engine.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import threading
 import time
@@ -113,8 +112,16 @@ def load(people: list[User], seconds: float) -> list[float]:
     return resident
 
 
-def measure(users: int, seconds: float, cache_mb: float, threads: int | None) -> dict[str, Any]:
-    """Run the load and report it under telling keys."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--users", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--cache-mb", type=float, default=0.0, help="0: every answer is computed")
+    parser.add_argument("--threads", type=int, default=None, help="torch threads of the worker")
+
+
+def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run the load; one row with telling keys."""
+    users, seconds = arguments.users, arguments.seconds
     torch.set_num_threads(1)
     pixels = {key: sample_photo(key).pixels[::2, ::2] for key in sample_photos()}
     alone = Context("cpu")
@@ -126,8 +133,8 @@ def measure(users: int, seconds: float, cache_mb: float, threads: int | None) ->
     shared = [with_answer(seed) for seed in range(SHARED)]
     engine = EmbeddedEngine(
         ("cpu",),
-        cache_bytes=int(cache_mb * 2**20),
-        threads=threads,
+        cache_bytes=int(arguments.cache_mb * 2**20),
+        threads=arguments.threads,
     )
     people = []
     for name in range(users):
@@ -144,7 +151,7 @@ def measure(users: int, seconds: float, cache_mb: float, threads: int | None) ->
     waits = [s for user in people for s in user.seconds]
     given = [user.counts["answers"] for user in people]
     settled = resident[len(resident) // 4]
-    return {
+    row = {
         "users": users,
         "seconds": seconds,
         "errors": len(errors),
@@ -163,17 +170,4 @@ def measure(users: int, seconds: float, cache_mb: float, threads: int | None) ->
         "first_errors": sorted(set(errors))[:3],
         "host": f"{platform.machine()}, {psutil.cpu_count()} cores, torch {torch.__version__}",
     }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--users", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--cache-mb", type=float, default=0.0, help="0: every answer is computed")
-    parser.add_argument("--threads", type=int, default=None, help="torch threads of the worker")
-    args = parser.parse_args()
-    print(json.dumps(measure(args.users, args.seconds, args.cache_mb, args.threads), indent=2))
-
-
-if __name__ == "__main__":
-    main()
+    return [row]

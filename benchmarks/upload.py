@@ -1,18 +1,17 @@
 """From a 12-megapixel photograph chosen in the browser to the linked view that shows it.
 
-    python benchmarks/upload.py --runs 3
+    crossfuse bench upload --runs 3
 
 A server and a Chromium on this machine; the primer's second chapter is open and its models are
 awake. The clock starts when the file is given to the uploader and stops in the frame in which the
 linked view has drawn the new photograph and its map. Every run has another photograph, so that
-nothing is answered from a cache. Prints one JSON object; needs Playwright and a Chromium.
+nothing is answered from a cache. Needs Playwright and a Chromium.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import shutil
 import statistics
@@ -20,10 +19,10 @@ import time
 from typing import Any
 
 import numpy as np
-from first_paint import ARGUMENTS, ROOT, cpu_seconds, server
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from benchmarks.first_paint import ARGUMENTS, ROOT, cpu_seconds, server
 from crossfuse.data.images import sample_photo
 
 SIZE = (4000, 3000)
@@ -47,12 +46,17 @@ def photograph(seed: int) -> bytes:
     return buffer.getvalue()
 
 
-def measure(runs: int, chromium: str) -> dict[str, Any]:
-    """Seconds by the clock, and processor seconds of server and browser, of every run."""
-    files = [photograph(seed) for seed in range(runs + 1)]
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--chromium", default=shutil.which("chromium") or "chromium")
+
+
+def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row: seconds by the clock, and processor seconds of server and browser, medians."""
+    files = [photograph(seed) for seed in range(arguments.runs + 1)]
     seconds, cpu = [], []
     with server(ROOT / "app.py", ROOT) as (address, pid), sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=arguments.chromium, args=ARGUMENTS)
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         page.goto(f"{address}/primer?chapter=photos&photo_a=upload")
         page.wait_for_function(DRAWN, arg=0, timeout=WAIT)
@@ -72,7 +76,7 @@ def measure(runs: int, chromium: str) -> dict[str, Any]:
                 seconds.append(time.perf_counter() - start)
                 cpu.append(cpu_seconds(pid) - before)
         browser.close()
-    return {
+    row = {
         "case": "12-megapixel photograph to linked view",
         "seconds": round(statistics.median(seconds), 2),
         "cpu_seconds": round(statistics.median(cpu), 2),
@@ -81,15 +85,4 @@ def measure(runs: int, chromium: str) -> dict[str, Any]:
         "runs": [round(value, 2) for value in seconds],
         "load_average": os.getloadavg()[0],
     }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--chromium", default=shutil.which("chromium") or "chromium")
-    args = parser.parse_args()
-    print(json.dumps(measure(args.runs, args.chromium), indent=2))
-
-
-if __name__ == "__main__":
-    main()
+    return [row]

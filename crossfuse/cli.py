@@ -1,13 +1,13 @@
-"""The command line: ``crossfuse doctor | models | explain | train | evaluate | data | bench``."""
+"""``crossfuse doctor | models | explain | train | evaluate | data | bench | serve``."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,6 +46,11 @@ def _parser() -> argparse.ArgumentParser:
     models = commands.add_parser("models", help="the registered models with their cards")
     models.add_argument("--json", action="store_true", help="print them as JSON")
     models.set_defaults(run=_models)
+
+    serve = commands.add_parser("serve", help="the app, on this machine only unless told otherwise")
+    serve.add_argument("--port", type=int, default=8501)
+    serve.add_argument("--address", default="127.0.0.1", help="0.0.0.0 lets others reach it")
+    serve.set_defaults(run=_serve)
 
     for name, run, what, choices in (
         ("explain", _explain, "write the trace of one forward pass", tuple(registry.MODELS)),
@@ -103,6 +108,19 @@ def _models(arguments: argparse.Namespace) -> int:
         for name, card in model["weights"].items():  # type: ignore[attr-defined]
             print(f"    {name}: {card['parameters']:,} parameters, {card.get('data', '')}")
     return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    app = BENCHMARKS.parent / "app.py"
+    if not app.is_file():
+        raise CrossfuseError(
+            "The app lies beside the package in the project's folder; {app} is missing. Install "
+            "from a checkout (make env).",
+            app=app,
+        )
+    place = [f"--server.port={arguments.port}", f"--server.address={arguments.address}"]
+    command = [sys.executable, "-m", "streamlit", "run", str(app), *place]
+    return subprocess.run(command, cwd=app.parent).returncode  # its .streamlit/config.toml
 
 
 def _explain(arguments: argparse.Namespace) -> int:
@@ -169,13 +187,10 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def _benchmark(name: str) -> ModuleType:
-    spec = spec_from_file_location(f"benchmarks.{name}", BENCHMARKS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    # They lie beside the package, not in it, and import one another.
+    if str(BENCHMARKS.parent) not in sys.path:
+        sys.path.append(str(BENCHMARKS.parent))
+    return import_module(f"benchmarks.{name}")
 
 
 def _print_figures(figures: Mapping[str, Any], *, as_json: bool) -> None:

@@ -122,3 +122,32 @@ def test_the_doctor_reports_a_broken_model(monkeypatch: pytest.MonkeyPatch) -> N
     assert doctor._version("no-such-package") is None
     monkeypatch.setattr(doctor, "sys", SimpleNamespace(platform="darwin"))
     assert doctor.missing_system_libraries() == {}
+
+
+def test_serve_starts_the_app_on_this_machine_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+
+    def run(command: list[str], cwd: object) -> SimpleNamespace:
+        started.append(command)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(cli.subprocess, "run", run)
+    assert cli.main(["serve", "--port", "9000"]) == 0
+    assert started[0][1:4] == ["-m", "streamlit", "run"]
+    assert started[0][4].endswith("app.py")
+    assert started[0][5:] == ["--server.port=9000", "--server.address=127.0.0.1"]
+
+
+def test_serve_says_where_the_app_would_be(
+    monkeypatch: pytest.MonkeyPatch, tmp_path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "BENCHMARKS", tmp_path / "benchmarks")
+    assert cli.main(["serve"]) == 1
+    assert "checkout" in capsys.readouterr().err
+
+
+def test_every_benchmark_has_the_same_two_parts() -> None:
+    for name in cli._benchmarks():
+        source = (cli.BENCHMARKS / f"{name}.py").read_text(encoding="utf-8")
+        for part in ("def add_arguments(", "def measure("):
+            assert part in source, f"{name} lacks {part}"
