@@ -56,8 +56,7 @@ export class Bar {
     // A stepper among the panels takes the layers of its stage.
     const stepped = state.panels.some((p) => p.options?.steps === settings.stage);
     put("layer", stepped ? [] : axes.layers.map((value) => ({ value, text: this.name("layer", value) })));
-    const fixed = state.panels.every((p) => p.fixed?.direction !== undefined);
-    put("direction", fixed || axes.directions.length < 2 ? [] : [
+    put("direction", axes.directions.length < 2 ? [] : [
       { value: "all", text: t("direction_all"), title: t("direction_all_help") },
       ...axes.directions.map((value) => ({ value, text: this.name("direction", value) })),
     ]);
