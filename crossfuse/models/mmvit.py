@@ -150,7 +150,7 @@ class MMViT(nn.Module):
             # Branches begin next to nothing (not at zero: then nothing before them would learn),
             # so that the first steps teach stem and head; from random branches a short training on
             # a few thousand photographs hardly gets away.
-            for last in (*(a.output for a in block.groups), *(m[2] for m in block.mlps.values())):
+            for last in (*(a.output for a in block.groups), *block.mlp_outputs):
                 nn.init.trunc_normal_(last.weight, std=1e-4)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)

@@ -207,6 +207,16 @@ class Block(nn.Module):
         """The attentions of this block: one for each group of views that share a softmax."""
         return tuple(part for part in self.attentions if isinstance(part, PoolingAttention))
 
+    @property
+    def mlp_outputs(self) -> tuple[nn.Linear, ...]:
+        """The last layer of every MLP."""
+        layers = (layer for mlp in self.mlps.values() for layer in mlp.children())
+        return tuple(
+            layer
+            for layer in layers
+            if isinstance(layer, nn.Linear) and layer.out_features == self.plan.width_out
+        )
+
     def after(self, layouts: dict[int, Layout]) -> dict[int, Layout]:
         """Where the tokens lie that leave this block."""
         if self.plan.class_only:

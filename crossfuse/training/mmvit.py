@@ -106,7 +106,7 @@ def train(arguments: argparse.Namespace) -> None:
     teacher = None
     if arguments.distil > 0:
         teacher = distillation.Teacher()
-        teacher.to(arguments.device, memory_format=torch.channels_last)
+        teacher.to(arguments.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         teacher.match(photographs, arguments.side)
     material = material_of(photographs, teacher, arguments)
     trained = fit(model, material, teacher, arguments)

@@ -102,7 +102,7 @@ def fit(
         )
     device = material.pixels.device
     on_gpu = device.type == "cuda"
-    model.to(device, memory_format=torch.channels_last).train()
+    model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     projection = nn.Linear(model.head.in_features, 1280, device=device)
     parameters = [*trained.values(), *projection.parameters()]
