@@ -88,7 +88,7 @@ class Case:
         return dense
 
     def sparse(self) -> Tensor:
-        return self.layer(self.features, self.rules, len(self.grid))  # type: ignore[no-any-return]
+        return self.layer(self.features, self.rules, len(self.grid))
 
     @torch.inference_mode()
     def row(self, repeats: int) -> dict[str, Any]:

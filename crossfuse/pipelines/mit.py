@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -175,7 +176,7 @@ def _cloud(request: Request, options: Options) -> tuple[PointCloud, list[PhotoFi
     given = request.inputs
     names = [str(name) for name in given.get("photo_names", ())]
     photos = [
-        PhotoFile(names[i] if i < len(names) else f"photo {i + 1}", lambda data=data: data)
+        PhotoFile(names[i] if i < len(names) else f"photo {i + 1}", partial(bytes, data))
         for i, data in enumerate(given.get("photos", ()))
     ]
     if "positions" in given:
@@ -194,7 +195,7 @@ def _cloud(request: Request, options: Options) -> tuple[PointCloud, list[PhotoFi
     if isinstance(given["cloud"], str):
         cloud, pictures = sample_room(given["cloud"])
         sample_photos = [
-            PhotoFile(f"photo {i + 1}", lambda data=data: data) for i, data in enumerate(pictures)
+            PhotoFile(f"photo {i + 1}", partial(bytes, data)) for i, data in enumerate(pictures)
         ]
         return settle(replace(cloud, notes=())), photos or sample_photos
     cloud, found = read_upload(given["cloud"], str(given.get("cloud_name", "cloud.ply")))

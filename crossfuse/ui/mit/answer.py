@@ -111,7 +111,7 @@ def display_maps(trace: Trace) -> list[AttentionMap]:
             entry.direction,
             entry.query,
             entry.key,
-            entry.weights.astype(np.float32).mean(axis=0, keepdims=True),
+            entry.weights.astype(np.float32).mean(axis=0, keepdims=True).astype(np.float16),
             heads=("mean",),
         )
         for entry in trace.select(stage="self")
