@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from crossfuse.data.rooms import CLASSES
+from crossfuse.data.rooms import CLASSES, generate
+from crossfuse.data.rooms.catalogue import fetch_package
 from crossfuse.models.mit import MIT, MITConfig, MITOutput, Standardise
 from crossfuse.models.mit_answers import segment_logits
 from crossfuse.training.mit_batches import Bank, Batch
@@ -30,7 +31,8 @@ from crossfuse.training.mit_data import COPIES, Scan, load_scans
 from crossfuse.training.mit_fit import Budget, Loss, begin_from, fit, load_checkpoint
 from crossfuse.training.mit_losses import EVERYWHERE, class_losses, supervised_loss, tag_loss
 from crossfuse.training.mit_score import score
-from crossfuse.weights import save_weights
+from crossfuse.training.mit_table import summary, trivial
+from crossfuse.weights import WEIGHTS, save_weights
 
 VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "interlaced": ("tags", {}, "tags; interlaced, 3-D asks first (the paper's order)"),
@@ -43,14 +45,19 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 BATCH = 16
 ROOMS = 600  # training rooms of the published weights
+VAL_ROOMS, ROOM_SEED = 48, 11
+PUBLISHED = "interlaced"
 START_RATE, RATE = 2e-3, 1e-3
 FALSE_ALARMS = 0.01
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, help="folder of crossfuse data rooms")
+    parser.add_argument(
+        "--data", type=Path, required=True,
+        help="folder of crossfuse data rooms; where it holds none they are composed first",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
-    parser.add_argument("--variant", choices=VARIANTS, default="interlaced")
+    parser.add_argument("--variant", choices=[*VARIANTS, "all"], default="interlaced")
     parser.add_argument("--start-steps", type=int, default=2000, help="of the common start")
     parser.add_argument("--steps", type=int, default=1000, help=f"of {BATCH} scans each")
     parser.add_argument("--batch", type=int, default=BATCH, help="scans a step")
@@ -72,18 +79,36 @@ def image_encoder(device: str = "cpu") -> Any:
 
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
-    """Train one variant and, where it is missing, its start; returns its validation scores."""
+    """Train one variant, or all, and what they begin from; returns validation scores by variant."""
     torch.set_num_threads(args.threads)
+    compose_missing(args.data, args.rooms or ROOMS, args.threads)
     scans, held = read_data(args.data, args.device, args.rooms, args.threads)
     start = Budget(args.start_steps, args.batch, START_RATE)
     then = Budget(args.steps, args.batch, RATE)
     bank = Bank(scans, args.device)
-    model = train_variant(args.variant, scans, bank, args.out, args.seed, start, then)
-    result = score(model, held, args.device)
-    print(json.dumps({k: v for k, v in result.items() if not isinstance(v, dict)}), flush=True)
-    if args.publish:
-        publish(args, model.cpu(), len(scans), result)
-    return result
+    results: dict[str, Any] = {}
+    for variant in VARIANTS if args.variant == "all" else (args.variant,):
+        model = train_variant(variant, scans, bank, args.out, args.seed, start, then)
+        results[variant] = score(model, held, args.device)
+        brief = {k: v for k, v in results[variant].items() if not isinstance(v, dict)}
+        print(json.dumps({"variant": variant, **brief}), flush=True)
+        if args.publish and variant == PUBLISHED:
+            publish(args, model.cpu(), len(scans), results[variant])
+    return results
+
+
+def compose_missing(data: Path, rooms: int, workers: int) -> None:
+    """Compose training and validation rooms in ``data`` unless there are some.
+
+    Raises:
+        CrossfuseError: the furniture is not installed and cannot be fetched.
+    """
+    if any(data.glob("train/room_*/room.json")) and any(data.glob("val/room_*/room.json")):
+        return
+    package = fetch_package(data / "furniture")
+    generate(
+        data, rooms, ROOM_SEED, val_scenes=VAL_ROOMS, furniture_folder=package, workers=workers
+    )
 
 
 def read_data(
@@ -124,18 +149,18 @@ def train_variant(
     began = fit(plain, bank, out / f"start-seed{seed}.pt", start, seed, tags_loss(bank))
     loss = tags_loss(bank, photos=changes.get("decoder_depth") != 0)
     if kind == "pseudo":
-        teacher = load_variant(out, "interlaced", seed).to(bank.device)
-        calibrate(teacher, bank)
-        loss = pseudo_loss(teacher)
+        loss = pseudo_loss(load_variant(out, "interlaced", seed).to(bank.device))
     torch.manual_seed(seed)
     model = MIT(MITConfig.small(CLASSES, everywhere=always, **changes)).to(bank.device)
     begin_from(model, began)
+    finish = None
     if kind == "tags":  # what differs is the fusion, and it learns faster so
         model.backbone.requires_grad_(False)
-    model = fit(model, bank, path, then, seed + 1000, loss)
-    if kind == "tags":
-        calibrate(model, bank)
-    return model
+
+        def finish(kept: MIT) -> None:
+            calibrate(kept, bank)
+
+    return fit(model, bank, path, then, seed + 1000, loss, finish)
 
 
 @torch.no_grad()
@@ -259,11 +284,11 @@ def publish(args: argparse.Namespace, model: MIT, scans: int, result: dict[str, 
         "data": f"CrossFuse Rooms: {scans} scans of composed rooms, whole ones and corners",
         "supervision": "the set of classes in each scan; no point or pixel labels",
         "licence": "Apache-2.0; furniture CC0, CC BY 3.0 via Sweet Home 3D (see ATTRIBUTION)",
-        "variant": VARIANTS[args.variant][2],
+        "variant": VARIANTS[PUBLISHED][2],
         "seed": args.seed,
         "limits": "Trained on synthetic rooms only.",
-        "command": f"crossfuse data rooms --out DIR --scenes {ROOMS} --seed 11 && crossfuse train "
-        f"mit --data DIR --out RUNS --device cuda --variant {args.variant} --publish",
+        "command": f"crossfuse train mit --data DIR --out RUNS --device {args.device} --variant "
+        f"{PUBLISHED} --start-steps {args.start_steps} --steps {args.steps} --publish",
         "metrics": {f"validation, {result['scans']} rooms of unseen furniture": result},
     }
     return save_weights("mit", model, card, half=True)
@@ -282,18 +307,32 @@ def load_variant(out: Path, variant: str, seed: int) -> MIT:
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of crossfuse data rooms")
     parser.add_argument("--runs", type=Path, default=None, help="--out of training: all variants")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    """Scores on the validation rooms: of the shipped weights, or of every variant in --runs."""
-    scans = load_scans(args.data, "val", image_encoder, partial=False)
+    """Scores on the validation rooms, beside a trivial answer.
+
+    With ``--runs``, of every variant and seed found there. Without, of the shipped weights, and
+    the table that was recorded when they were trained.
+    """
+    scans = load_scans(args.data, "val", lambda: image_encoder(args.device), partial=False)
+    table: dict[str, Any] = {"scans": len(scans), "trivial": trivial(scans)}
     if args.runs is None:
         from crossfuse import registry
 
-        return {"shipped": score(cast(MIT, registry.load("mit")), scans)}
-    return {
-        name: {"what": what, **score(load_variant(args.runs, name, args.seed), scans)}
-        for name, (_, _, what) in VARIANTS.items()
-        if (Path(args.runs) / f"{name}-seed{args.seed}.pt").is_file()
-    }
+        table["shipped"] = score(
+            cast(MIT, registry.load("mit")).to(args.device), scans, args.device
+        )
+        recorded = WEIGHTS / "mit" / "evaluation.json"
+        if recorded.is_file():
+            table["recorded"] = json.loads(recorded.read_text(encoding="utf-8"))
+        return table
+    rows = []
+    for path in sorted(args.runs.glob("*-seed*.pt")):
+        variant, _, seed = path.stem.partition("-seed")
+        if variant in VARIANTS:
+            model = load_variant(args.runs, variant, int(seed)).to(args.device)
+            facts = {"variant": variant, "seed": int(seed), "what": VARIANTS[variant][2]}
+            rows.append(facts | score(model, scans, args.device))
+    return table | summary(rows) | {"rows": rows}

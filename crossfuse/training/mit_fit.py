@@ -54,8 +54,16 @@ class Average:
         torch._foreach_lerp_(list(kept), list(new), 1 - decay)
 
 
-def fit(model: MIT, bank: Bank, path: Path, budget: Budget, seed: int, loss: Loss) -> MIT:
-    """Train all parameters; returns the averaged model in eval mode.
+def fit(
+    model: MIT,
+    bank: Bank,
+    path: Path,
+    budget: Budget,
+    seed: int,
+    loss: Loss,
+    finish: Callable[[MIT], None] | None = None,
+) -> MIT:
+    """Train all parameters; returns the averaged model in eval mode, after ``finish`` saw it.
 
     The state is written to ``path`` as it goes and taken up from there; a finished file is only
     read.
@@ -108,6 +116,8 @@ def fit(model: MIT, bank: Bank, path: Path, budget: Budget, seed: int, loss: Los
             mean.zero_()
         if step % 1000 == 0:
             _save(path, averaged, model, optimiser, step, spent, done=False)
+    if finish is not None:
+        finish(averaged.model.eval())
     _save(path, averaged, model, optimiser, step, spent, done=True)
     return averaged.model.eval()
 

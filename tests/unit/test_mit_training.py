@@ -25,6 +25,7 @@ from crossfuse.training.mit_losses import (
     tag_loss,
 )
 from crossfuse.training.mit_score import average_precision, confusion, iou, score
+from crossfuse.training.mit_table import FIGURES, summary, trivial
 
 
 def scan(seed: int) -> Scan:
@@ -145,16 +146,51 @@ def test_losses_are_finite_for_every_variant() -> None:
 
 def test_training_runs_resumes_and_scores(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(recipe, "load_scans", lambda *_, **__: [scan(i) for i in range(4)])
+    composed = []
+    monkeypatch.setattr(recipe, "compose_missing", lambda *given: composed.append(given))
     parser = argparse.ArgumentParser()
     recipe.add_train_arguments(parser)
     line = f"--data {tmp_path} --out {tmp_path} --start-steps 2 --steps 2 --batch 2".split()
-    result = recipe.train(parser.parse_args(line))
+    result = recipe.train(parser.parse_args(line))["interlaced"]
+    assert composed[0][:2] == (tmp_path, recipe.ROOMS)
     assert 0 <= result["miou"] <= 100
-    again = recipe.train(parser.parse_args(line))  # everything is there: only scored
+    again = recipe.train(parser.parse_args(line))["interlaced"]  # everything is there: only scored
     assert again["miou"] == result["miou"]
     model = recipe.load_variant(tmp_path, "interlaced", 0)
     assert score(model, [scan(9)])["scans"] == 1
-    for variant in ("supervised", "second_stage"):
-        recipe.train(parser.parse_args([*line, "--variant", variant]))
     with pytest.raises(CrossfuseError, match="not there"):
         recipe.load_variant(tmp_path, "only_3d", 0)
+    table = recipe.train(parser.parse_args([*line, "--variant", "all"]))
+    assert list(table) == list(recipe.VARIANTS)
+    assert table["interlaced"]["miou"] == result["miou"]
+
+
+def test_missing_rooms_are_composed_once(tmp_path: Path, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(recipe, "fetch_package", lambda folder: folder)
+    monkeypatch.setattr(recipe, "generate", lambda *given, **_: asked.append(given[:2]))
+    recipe.compose_missing(tmp_path, 7, 1)
+    assert asked == [(tmp_path, 7)]
+    for split in ("train", "val"):
+        (tmp_path / split / "room_0000").mkdir(parents=True)
+        (tmp_path / split / "room_0000" / "room.json").write_text("{}")
+    recipe.compose_missing(tmp_path, 7, 1)
+    assert len(asked) == 1
+
+
+def test_the_table_has_spread_differences_and_a_trivial_answer() -> None:
+    figures = dict.fromkeys(FIGURES, 50.0)
+    rows = [
+        figures | {"variant": name, "seed": seed, "miou": value + seed}
+        for name, value in (("interlaced", 30), ("only_3d", 20), ("supervised", 50))
+        for seed in (0, 2)
+    ]
+    table = summary(rows)
+    assert table["variants"]["interlaced"]["miou"] == {"mean": 31.0, "sd": 1.4142}
+    assert table["share_of_bound"] == pytest.approx(31 / 51, abs=1e-3)
+    assert table["over_only_3d"] == 10
+    assert "over_not_interlaced" not in table
+    simple = trivial([scan(0), scan(1)])  # three classes of equal size, one of them in one scan
+    assert simple["accuracy"] == pytest.approx(33.33, abs=0.01)
+    assert simple["miou"] == pytest.approx(33.33 / 4, abs=0.01)
+    assert simple["tag_map"] == pytest.approx((1 + 1 + 0.5 + 0.5) / 4, abs=1e-4)

@@ -8,6 +8,8 @@ meshes are read from the installed package or from a folder the caller names.
 from __future__ import annotations
 
 import io
+import shutil
+import subprocess
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -46,6 +48,7 @@ IGNORE = 255
 """Label of clutter that belongs to no class; left out of every score."""
 
 _HERE = Path(__file__).parent
+PACKAGE = "sweethome3d-furniture"
 _INSTALLED = Path("/usr/share/sweethome3d/furniture")
 
 
@@ -180,6 +183,25 @@ def find_package(folder: str | Path | None = None) -> Path:
             root=root,
         )
     return found[0].parent
+
+
+def fetch_package(folder: Path) -> Path:
+    """The folder with the archives: where they are installed, else fetched into ``folder``.
+
+    Fetching takes Debian's own tools (``apt-get download``, ``dpkg-deb``) and no rights.
+
+    Raises:
+        CrossfuseError: neither installed nor to be had.
+    """
+    if any(_INSTALLED.glob("*.sh3f")):
+        return find_package()
+    if not any(folder.rglob("*.sh3f")) and shutil.which("apt-get") and shutil.which("dpkg-deb"):
+        folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["apt-get", "download", PACKAGE], cwd=folder, check=False)
+        for archive in folder.glob(f"{PACKAGE}_*.deb"):
+            subprocess.run(["dpkg-deb", "-x", archive.name, "."], cwd=folder, check=False)
+            archive.unlink()
+    return find_package(folder)
 
 
 class Warehouse:
