@@ -184,7 +184,7 @@ def load_scans(
 def read_room(folder: Path, *, partial: bool) -> list[Scan]:
     """The whole scan of a cached room, then its partial ones."""
     info = json.loads((folder / "room.json").read_text())
-    cached = {}
+    cached: dict[str, np.ndarray] = {}
     for name in ("cloud.npz", "views.npz"):
         with np.load(folder / name) as file:
             cached |= {key: file[key] for key in file.files}

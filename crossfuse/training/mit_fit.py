@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -156,7 +157,7 @@ def load_checkpoint(path: Path, hint: str) -> MIT:
     if not path.is_file():
         raise CrossfuseError(f"{path} is not there: {hint}")
     state = torch.load(path, map_location="cpu", weights_only=True)
-    config = {
+    config: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(state["config"]).items()
     }
     model = MIT(MITConfig(**config))

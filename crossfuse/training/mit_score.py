@@ -49,10 +49,8 @@ def score(model: MIT, scans: Sequence[Scan], device: str | torch.device = "cpu")
         tags = torch.from_numpy(scan.tags)[None].float().to(device)
         logits = segment_logits(out)
         guessed = tag_probabilities(out)
-        answers = (
-            with_tags(logits, guessed), with_tags(logits, tags), with_tags(out.cam_3d, tags)
-        )  # fmt: skip
-        answered.append([answer[0].argmax(-1) for answer in answers])
+        ways = ((logits, guessed), (logits, tags), (out.cam_3d, tags))
+        answered.append([with_tags(*way)[0].argmax(-1) for way in ways])
         chance.append(guessed[0])
         truth.append(scan.tags)
     for scan, answers in zip(scans, answered, strict=True):

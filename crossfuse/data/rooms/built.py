@@ -26,7 +26,8 @@ class Piece:
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
-        self.base, self.top = 0.0, None
+        self.base = 0.0
+        self.top: float | None = None
         self.images: list[np.ndarray] = []
         self._vertices: list[np.ndarray] = []
         self._faces: list[np.ndarray] = []
@@ -62,7 +63,7 @@ class Piece:
         last = radius if end is None else end
         up = np.array([0, 0, height])
         points = np.concatenate([ring * radius, ring * last + up, [up]]) + np.array(at)
-        after = (np.arange(SIDES) + 1) % SIDES
+        after = [(i + 1) % SIDES for i in range(SIDES)]
         faces = [(i, j, SIDES + j) for i, j in enumerate(after)]
         faces += [(i, SIDES + j, SIDES + i) for i, j in enumerate(after)]
         faces += [(SIDES + i, SIDES + j, 2 * SIDES) for i, j in enumerate(after)]
