@@ -96,6 +96,11 @@ def _traces(result: Result, digest: str, window: int) -> None:
         follows=("eeg_relevance", "cells"),
         annotations=tuple((float(a), float(b), str(c)) for a, b, c in marks),
         states=state,
+        apart=frozenset(
+            name
+            for name, kind in zip(names, out["signal_kinds"], strict=True)
+            if kind not in ("eeg", "ref")
+        ),
     )
     if clicked in names and clicked not in out["bad_in_file"]:
         mark_bad(

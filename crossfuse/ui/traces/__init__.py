@@ -49,6 +49,7 @@ def traces(
     follows: tuple[str, str] = ("", ""),
     annotations: tuple[tuple[float, float, str], ...] = (),
     states: Mapping[str, str] | None = None,
+    apart: frozenset[str] = frozenset(),
 ) -> str | None:
     """Show ``signal`` (channels, samples) int16, ``factors`` µV a unit; ``overview`` from
     :func:`envelope`. ``line``: 0..1 over the whole recording, drawn on the scrubber. ``digest``
@@ -56,7 +57,8 @@ def traces(
 
     ``times`` (windows, 2) seconds and ``window``: the one outlined at first. ``follows``: key and
     geometry of a linked view on the same page whose pins choose the window from then on, in the
-    browser. ``states``: "marked", "bad" or "proposed" for channels that are not as the others.
+    browser. ``states``: "marked", "bad" or "proposed" for channels that are not as the others;
+    those in ``apart`` are drawn by a scale of their own (ECG among EEG).
     Returns the name of a channel in the run that a click on it has caused.
     """
     samples = signal.shape[1]
@@ -91,6 +93,7 @@ def traces(
                 "follows": list(follows),
                 "annotations": [[float(a), float(b), text] for a, b, text in annotations[:2000]],
                 "height": max(LEAST, min(MOST, LINE * len(names))),
+                "apart": [name in apart for name in names],
                 "states": [(states or {}).get(name, "") for name in names],
                 "texts": {
                     name.removeprefix("traces_"): text

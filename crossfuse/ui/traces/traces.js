@@ -1,5 +1,6 @@
 // Raw traces and a scrubber on two canvases. Everything is drawn from arrays already here.
 
+const LINE = 8; // usual amplitudes in the height of a channel, at gain 1
 const views = new WeakMap();
 
 function el(tag, className, text) {
@@ -180,8 +181,9 @@ function draw(view) {
     pen.fillText(clock(s), Math.min(Math.max(x(s), left + 14), width - 16), height - 8);
   }
   pen.globalAlpha = 1;
-  // One scale for all channels: a line is 8 usual amplitudes high at gain 1.
-  const unit = line / 2 / (view.usual * 9) * view.gain;
+  // One scale for all channels: at gain 1 a line is as high as LINE usual amplitudes. Each channel
+  // is drawn round its own mean of the page, because a constant offset says nothing.
+  const unit = (line / (view.usual * LINE)) * view.gain;
   const from = meta.first / meta.rate;
   const to = meta.last / meta.rate;
   const sharp = view.start >= from - 1e-6 && end <= to + 1e-6 && view.span <= 120;
@@ -193,17 +195,21 @@ function draw(view) {
   pen.rect(left, 0, room, height - 18);
   pen.clip();
   for (let k = 0; k < count; k++) {
-    const middle = line * (k + 0.5);
-    const factor = view.factors[k] * unit;
+    const base = line * (k + 0.5);
+    const apart = meta.apart[k] && view.own[k] > 0;
+    const factor = view.factors[k] * (apart ? (0.9 * line * view.gain) / view.own[k] : unit);
     pen.strokeStyle = shade(c, meta.states[k]);
     pen.beginPath();
     if (sharp) {
       const a = Math.max(0, Math.floor(view.start * meta.rate) - meta.first);
       const b = Math.min(held, Math.ceil(end * meta.rate) - meta.first + 1);
       const per = (b - a) / room;
+      let sum = 0;
+      for (let i = a; i < b; i++) sum += view.detail[k * held + i];
+      const mean = sum / Math.max(1, b - a);
       if (per <= 3) {
         for (let i = a; i < b; i++) {
-          pen.lineTo(x((i + meta.first) / meta.rate), middle - view.detail[k * held + i] * factor);
+          pen.lineTo(x((i + meta.first) / meta.rate), base - (view.detail[k * held + i] - mean) * factor);
         }
       } else {
         for (let px = 0; px < room; px++) {
@@ -215,18 +221,24 @@ function draw(view) {
             if (v < low) low = v;
             if (v > high) high = v;
           }
-          if (low <= high) { pen.moveTo(left + px, middle - low * factor); pen.lineTo(left + px, middle - high * factor - 0.5); }
+          if (low <= high) { pen.moveTo(left + px, base - (low - mean) * factor); pen.lineTo(left + px, base - (high - mean) * factor - 0.5); }
         }
       }
     } else {
       const wide = meta.seconds / meta.bins;
       const a = Math.max(0, Math.floor(view.start / wide));
       const b = Math.min(meta.bins, Math.ceil(end / wide));
+      let sum = 0;
+      for (let i = a; i < b; i++) {
+        const at = 2 * (k * meta.bins + i);
+        sum += view.overview[at] + view.overview[at + 1];
+      }
+      const mean = sum / Math.max(1, 2 * (b - a));
       for (let i = a; i < b; i++) {
         const at = 2 * (k * meta.bins + i);
         const px = x((i + 0.5) * wide);
-        pen.moveTo(px, middle - view.overview[at] * factor);
-        pen.lineTo(px, middle - view.overview[at + 1] * factor - 0.5);
+        pen.moveTo(px, base - (view.overview[at] - mean) * factor);
+        pen.lineTo(px, base - (view.overview[at + 1] - mean) * factor - 0.5);
       }
     }
     pen.stroke();
@@ -246,7 +258,7 @@ function draw(view) {
     pen.fillRect(a, 0, Math.max(1.5, Math.min(width, x(onset + duration)) - a), 2);
     if (onset >= view.start) pen.fillText(text.slice(0, 40), a + 3, 9);
   }
-  const scale = 18 * view.usual / view.gain;
+  const scale = (LINE * view.usual) / view.gain;
   view.now.textContent = `${clock(view.start)} – ${clock(end)} · ${view.t("line")} ${scale.toFixed(0)} µV`;
   page.setAttribute("aria-label", `${view.t("label")} ${view.now.textContent}`);
   drawStrip(view, c, width);
@@ -299,24 +311,34 @@ function drawStrip(view, c, width) {
   strip.setAttribute("aria-label", view.t("scrubber"));
 }
 
-/** Median amplitude of all channels (µV), and the mean envelope over time for the strip. */
+/** Usual amplitude (µV, as a standard deviation), and the mean envelope over time for the strip. */
 function measure(view) {
-  const { meta, overview, factors } = view;
-  const spans = [];
+  const { meta, overview, factors, detail } = view;
   view.power = new Float32Array(meta.bins);
+  const held = meta.last - meta.first;
+  const step = Math.max(1, Math.floor(held / 1500));
+  const sizes = [];
+  view.own = [];
   for (let k = 0; k < meta.names.length; k++) {
     for (let i = 0; i < meta.bins; i++) {
       const at = 2 * (k * meta.bins + i);
-      const size = (overview[at + 1] - overview[at]) * factors[k];
-      view.power[i] += size;
-      if ((i * 7919 + k) % 97 === 0) spans.push(size);
+      view.power[i] += (overview[at + 1] - overview[at]) * factors[k];
     }
+    const some = [];
+    for (let i = 0; i < held; i += step) some.push(detail[k * held + i]);
+    const centre = middle(some);
+    sizes.push(1.4826 * middle(some.map((v) => Math.abs(v - centre))) * factors[k]);
+    // What is no EEG (a heartbeat, a trigger) fills its line by a scale of its own.
+    view.own[k] = (Math.max(...some) - Math.min(...some)) * factors[k];
   }
-  spans.sort((a, b) => a - b);
-  view.usual = Math.max(1e-3, (spans[spans.length >> 1] ?? 1) / 4);
-  const sorted = [...view.power].sort((a, b) => a - b);
-  const top = sorted[Math.floor(0.98 * sorted.length)] || 1;
+  const eeg = sizes.filter((size, k) => size > 0 && !meta.apart[k]);
+  view.usual = Math.max(1e-3, middle(eeg.length ? eeg : sizes) || 1);
+  const top = [...view.power].sort((a, b) => a - b)[Math.floor(0.98 * meta.bins)] || 1;
   for (let i = 0; i < view.power.length; i++) view.power[i] /= top;
+}
+
+function middle(values) {
+  return [...values].sort((a, b) => a - b)[values.length >> 1];
 }
 
 function controls(view) {
