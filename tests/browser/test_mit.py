@@ -110,6 +110,23 @@ def test_a_click_on_the_cloud_pins_what_lies_there(room: Page) -> None:
     expect(room.locator(".pin-state")).to_have_attribute("data-pinned", "false")
 
 
+def test_another_room_is_seen_whole_and_the_labels_of_the_last_are_forgotten(room: Page) -> None:
+    room.locator("button[data-mode=error]").click()
+    for _ in range(6):
+        room.locator(CANVAS).hover()
+        room.mouse.wheel(0, 400)
+    assert covered(pixels(room)) < 0.08  # far away
+    room.get_by_role("radio", name="Kitchen").click()
+    drawn(room, 115_496)
+    assert covered(pixels(room)) > 0.15
+    room.get_by_role("radio", name="Your own").click()
+    room.locator("input[type=file]").first.set_input_files(
+        {"name": "scan.csv", "mimeType": "text/csv", "buffer": _scan(label=False)}
+    )
+    drawn(room, 8999)
+    expect(room.locator("button[data-mode=attention]")).to_have_attribute("aria-checked", "true")
+
+
 def _scan(scale: float = 1000.0, label: bool = True) -> bytes:
     """A floor, a wall and a box in millimetres with y up, labels 0..2 without names, one NaN."""
     rng = np.random.default_rng(0)

@@ -32,7 +32,7 @@ export function create(root, ctx) {
   let frame = 0;
   let moving = false;
   let turned = 0; // time of the last frame while the cloud was being turned
-  let placed = false;
+  let placed = ""; // where the cloud lies that the eye was last brought to
 
   root.append(el("div", "point-bar", tools, cut));
   const list = canvasListbox(root, ctx, { layout: () => ({ count: data?.count ?? 0, columns: 1 }) });
@@ -234,6 +234,7 @@ export function create(root, ctx) {
   function buildTools() {
     const offered = MODES.filter((m) => (m !== "error" || data.options.labelled)
       && (m !== "class" && m !== "confidence" || data.arrays.predicted));
+    if (!offered.includes(mode)) [mode] = offered;
     tools.replaceChildren(...offered.map((name) => {
       const button = el("button", "", ctx.t(`points_${name}`));
       button.type = "button";
@@ -265,12 +266,14 @@ export function create(root, ctx) {
       if (!cloud) { hint.textContent = ctx.t("points_no_webgl"); return; }
       if (fresh) {
         cloud.load({ ...data.arrays, extent: data.options.extent });
-        if (!placed) {
+        // The eye stays where it is while labels change, and goes home for another cloud.
+        const place = [...data.options.low, ...data.options.extent].join(" ");
+        if (place !== placed) {
           camera.home(data.options.extent);
-          mode = data.options.colour;
+          if (!placed) mode = data.options.colour;
           cut.value = String(data.options.cut);
           cloud.cut = data.options.cut;
-          placed = true;
+          placed = place;
         }
       }
       hint.textContent = ctx.t("points_hint", { count: data.options.count.toLocaleString() });
