@@ -186,7 +186,7 @@ def test_gradient_weighted_map_works_by_tiles(monkeypatch: pytest.MonkeyPatch) -
     query, key, value, upstream = (torch.randn(2, 3, 9, 8) for _ in range(4))
     mask = torch.rand(2, 1, 9, 9) < 0.8
     whole = gradient_weighted_map(query, key, value, upstream, mask=mask, positive=False)
-    monkeypatch.setattr("crossfuse.attention.TILE_ELEMENTS", 40)
+    monkeypatch.setattr("crossfuse.attention.gradient.TILE_ELEMENTS", 40)
     tiled = gradient_weighted_map(query, key, value, upstream, mask=mask, positive=False)
     torch.testing.assert_close(tiled, whole)
 
