@@ -30,6 +30,7 @@ from crossfuse.training.mit_batches import Bank, Batch
 from crossfuse.training.mit_data import COPIES, Scan, load_scans
 from crossfuse.training.mit_fit import Budget, Loss, begin_from, fit, load_checkpoint
 from crossfuse.training.mit_losses import EVERYWHERE, class_losses, supervised_loss, tag_loss
+from crossfuse.training.mit_scenes import load_scenes
 from crossfuse.training.mit_score import score
 from crossfuse.training.mit_table import summary, trivial
 from crossfuse.weights import WEIGHTS, save_weights
@@ -305,18 +306,28 @@ def load_variant(out: Path, variant: str, seed: int) -> MIT:
 
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, help="folder of crossfuse data rooms")
+    parser.add_argument(
+        "--data", type=Path, required=True,
+        help="folder of crossfuse data rooms, or of labelled ScanNet scenes, S3DIS rooms or clouds",
+    )  # fmt: skip
     parser.add_argument("--runs", type=Path, default=None, help="--out of training: all variants")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    """Scores on the validation rooms, beside a trivial answer.
+    """Scores on the validation rooms, or on labelled scenes of others, beside a trivial answer.
 
     With ``--runs``, of every variant and seed found there. Without, of the shipped weights, and
     the table that was recorded when they were trained.
     """
-    scans = load_scans(args.data, "val", lambda: image_encoder(args.device), partial=False)
+
+    def encoder() -> Any:
+        return image_encoder(args.device)
+
+    if (args.data / "val").is_dir():
+        scans = load_scans(args.data, "val", encoder, partial=False)
+    else:
+        scans = load_scenes(args.data, encoder())
     table: dict[str, Any] = {"scans": len(scans), "trivial": trivial(scans)}
     if args.runs is None:
         from crossfuse import registry

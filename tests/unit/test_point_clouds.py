@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from crossfuse.data.point_clouds import (
     guess_unit,
@@ -21,6 +22,7 @@ from crossfuse.data.point_clouds import (
     thinned,
     with_meaning,
 )
+from crossfuse.data.rooms import CLASSES
 from crossfuse.errors import CrossfuseError
 
 
@@ -294,6 +296,32 @@ def test_s3dis_rooms(cloud, tmp_path: Path, packed: bool) -> None:
     (room / "Annotations" / "board_1.txt").write_text("only words\n")
     with pytest.raises(CrossfuseError, match="x y z r g b"):
         read_path(room)
+
+
+def test_scenes_of_both_layouts_are_scans_to_evaluate_on(cloud, tmp_path: Path) -> None:
+    from crossfuse.training import mit_scenes
+
+    xyz, rgb = cloud
+    for path in _scannet(tmp_path / "one", xyz, rgb).glob("exported/color/*.jpg"):
+        Image.new("RGB", (40, 30), (90, 120, 60)).save(path)
+    _s3dis(tmp_path / "two", xyz, rgb)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            mit_scenes,
+            "view_features",
+            lambda _, photos: (np.zeros((len(photos), 8)), np.zeros((len(photos), 12, 8))),
+        )
+        (scannet,) = mit_scenes.load_scenes(tmp_path / "one", None)
+        (s3dis,) = mit_scenes.load_scenes(tmp_path / "two" / "Area_5", None)
+    assert scannet.views.shape == (1, 3, 8)
+    assert s3dis.views.shape[1] == 12  # no photographs: drawn
+    assert scannet.histogram.sum() == len(xyz)
+    assert scannet.tags[[0, 1]].all()  # wall and floor of NYU40
+    counted = s3dis.histogram.sum(0)
+    assert set(np.flatnonzero(counted[:-1])) == {CLASSES.index("chair"), CLASSES.index("bookshelf")}
+    (tmp_path / "none").mkdir()
+    with pytest.raises(CrossfuseError, match="No labelled scene"):
+        mit_scenes.load_scenes(tmp_path / "none", None)
 
 
 def test_archives_with_one_cloud_and_its_photographs(cloud, tmp_path: Path) -> None:
