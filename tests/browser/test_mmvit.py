@@ -83,6 +83,14 @@ def test_an_odd_upload_is_seen_and_what_was_done_is_told(size, start_app, page):
     expect(page.locator(".view[data-paints]").first).to_be_visible(timeout=LONG)
 
 
+def test_what_is_no_picture_is_refused_in_a_sentence(start_app, page):
+    page.goto(f"{start_app(APP)}/mmvit?lang=en&mmvit_picture=own")
+    page.locator("input[type=file]").first.set_input_files(
+        {"name": "<b>evil</b>.png", "mimeType": "image/png", "buffer": b"not a picture"}
+    )
+    expect(page.get_by_text("That did not work")).to_be_visible(timeout=LONG)
+
+
 def test_dark_and_on_a_phone(start_app, new_page):
     page = new_page(width=390, height=844, theme="dark")
     view = open_page(page, start_app)
