@@ -50,6 +50,17 @@ def test_a_short_sound_is_lengthened_and_a_long_one_cut_with_a_note() -> None:
     assert "600.0 s" in long.notes[0]
 
 
+def test_of_an_hour_two_seconds_are_read_from_where_it_is_asked() -> None:
+    hour = np.zeros(3600 * 8000, dtype=np.int16)
+    hour[3599 * 8000 :] = (20_000 * tone(1.0, 8000)).astype(np.int16)
+    data = wav(hour, 8000)
+    sound = read_sound(data, start=3598.5)
+    assert len(sound.samples) == int(1.5 * RATE)
+    assert "3600.0 s" in sound.notes[0]
+    with pytest.raises(CrossfuseError, match="silent"):
+        read_sound(data)
+
+
 def test_clipping_and_channels_are_told() -> None:
     loud = np.clip(4 * tone(2.0), -1, 1)
     notes = read_sound(wav(np.stack([loud, loud], axis=1))).notes
