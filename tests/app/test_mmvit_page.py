@@ -32,11 +32,19 @@ def test_the_cat_is_named_at_first_sight() -> None:
     assert text("mmvit.about_decision", "en") in said(app)
 
 
-@pytest.mark.parametrize("section", ["between", "stable", "pair", "evidence"])
+@pytest.mark.parametrize(
+    "section", ["pyramid", "heads", "between", "stable", "pair", "sound", "evidence"]
+)
 def test_every_section_runs(section: str) -> None:
     app = open_page(mmvit_section=section, lang="zh")
     assert not app.exception
     assert text(f"mmvit.about_{section}", "zh") in said(app)
+
+
+def test_a_made_sound_is_named() -> None:
+    app = open_page(mmvit_section="sound", mmvit_sound="rising_chirp", mmvit_seed="3")
+    assert not app.exception
+    assert "### rising chirp" in said(app)
 
 
 def test_a_mirrored_part_of_another_picture_runs() -> None:

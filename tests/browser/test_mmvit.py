@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
@@ -81,6 +82,21 @@ def test_an_odd_upload_is_seen_and_what_was_done_is_told(size, start_app, page):
     said = "only 8 x 8 pixels" if size == (8, 8) else "too long to be seen whole"
     expect(page.get_by_text(said)).to_be_visible(timeout=LONG)
     expect(page.locator(".view[data-paints]").first).to_be_visible(timeout=LONG)
+
+
+def test_a_sound_is_heard_and_silence_is_refused(start_app, page):
+    open_page(page, start_app, "mmvit_section=sound&mmvit_sound=clicks")
+    expect(page.locator("audio")).to_be_visible(timeout=LONG)
+    spectrogram = page.locator(".view[data-paints]").nth(1)
+    point(grids(spectrogram).first, 0.5, 0.5)
+    expect(spectrogram.locator(".says")).to_contain_text("looks most at")
+    page.get_by_role("button", name="Your own").last.click()
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.zeros(16_000), 16_000, format="WAV")
+    page.locator("input[type=file]").last.set_input_files(
+        {"name": "s.wav", "mimeType": "audio/wav", "buffer": buffer.getvalue()}
+    )
+    expect(page.get_by_text("The sound is silent")).to_be_visible(timeout=LONG)
 
 
 def test_what_is_no_picture_is_refused_in_a_sentence(start_app, page):

@@ -16,6 +16,7 @@ from crossfuse.ui.linked_view.panels import ImageGridPanel
 from crossfuse.ui.mmvit.picture import mirrored, short
 from crossfuse.ui.mmvit.pyramid import (
     CLASS_TOKEN,
+    direction_texts,
     last_crossings,
     parts,
     place_of,
@@ -81,6 +82,7 @@ def _grids(
         height=230,
         selection=Selection(ASKER, 0),
         settings={"scale": "row"},
+        texts=direction_texts(trace),
         model=trace.model,
         trace_meta=trace.meta,
         on_select="ignore",

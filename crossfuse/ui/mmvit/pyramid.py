@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ import streamlit as st
 
 from crossfuse.data.images import Photo
 from crossfuse.engine.messages import Result
-from crossfuse.geometry import Geometry, ImageGrid, Joined
+from crossfuse.geometry import ClassTokens, Geometry, ImageGrid, Joined
 from crossfuse.trace import AttentionMap, Trace
 from crossfuse.ui.linked_view import Selection, linked_view
 from crossfuse.ui.linked_view.panels import ImageGridPanel, WordsPanel
@@ -57,7 +58,7 @@ def draw(result: Result, photo: Photo, key: str = "mmvit_pyramid") -> None:
         key,
         panels,
         maps,
-        trace.geometries,
+        spoken(trace.geometries),
         title=t("mmvit.pyramid"),
         layout=[range(count), range(count, 2 * count)],
         height=300,
@@ -115,7 +116,7 @@ def whole(result: Result, photo: Photo, key: str = "mmvit_whole") -> None:
         key,
         panels,
         maps,
-        trace.geometries,
+        spoken(trace.geometries),
         title=t("mmvit.section_pyramid"),
         layout=lines,
         height=220,
@@ -174,7 +175,7 @@ def heads(result: Result, photo: Photo) -> None:
         f"mmvit_heads_{entry.layer}",
         panels,
         [entry],
-        trace.geometries,
+        spoken(trace.geometries),
         title=t("mmvit.section_heads"),
         layout=lines,
         height=220,
@@ -250,10 +251,35 @@ def stage_name(stage: str) -> str:
 
 def direction_texts(trace: Trace) -> dict[str, str]:
     """Names of stages and directions in the reader's language."""
-    words = {"direction.across views": t("mmvit.across")}
+    words = {
+        "direction.across views": t("mmvit.across"),
+        "direction.class token": t("mmvit.class_token_item"),
+        "direction.rollout": t("mmvit.carry_rollout"),
+        "direction.relevance": t("mmvit.carry_relevance"),
+    }
     for entry in trace:
         if entry.stage.startswith("stage "):
             words[f"stage.{entry.stage}"] = stage_name(entry.stage)
         if entry.direction.startswith("view "):
             words[f"direction.{entry.direction}"] = view_name(entry.direction)
-    return words
+    return words | part_texts(trace.geometries)
+
+
+def part_texts(geometries: Mapping[str, Geometry]) -> dict[str, str]:
+    """Names of the views in the reader's language, for read-outs."""
+    views = {p for geometry in geometries.values() for p in parts(geometry)} - {CLASS_TOKEN}
+    return {f"part.{view}": view_name(view) for view in views}
+
+
+def spoken(geometries: Mapping[str, Geometry]) -> dict[str, Geometry]:
+    """The geometries with the class token named in the reader's language."""
+    named = ClassTokens((t("mmvit.class_token_item"),))
+    return {
+        name: Joined(
+            tuple(named if isinstance(part, ClassTokens) else part for part in geometry.parts),
+            geometry.part_names,
+        )
+        if isinstance(geometry, Joined)
+        else geometry
+        for name, geometry in geometries.items()
+    }

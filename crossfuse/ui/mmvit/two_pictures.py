@@ -14,13 +14,15 @@ from crossfuse.ui.linked_view import Selection, linked_view
 from crossfuse.ui.linked_view.panels import ImageGridPanel
 from crossfuse.ui.mmvit.decision import ASKER
 from crossfuse.ui.mmvit.picture import choose_picture, seen_photo, short
+from crossfuse.ui.mmvit.pyramid import part_texts, parts, view_name
 from crossfuse.ui.shell import run_job
 from crossfuse.ui.text import t
 
 
 def draw(result: Result, photo: Photo, options: dict[str, Any]) -> None:
     """Choose a second picture; both are drawn on one colour scale, each on its own grid."""
-    second = choose_picture("mmvit_second", first="coffee")
+    first = st.session_state.get("mmvit_picture")
+    second = choose_picture("mmvit_second", first="chelsea" if first == "coffee" else "coffee")
     if second is None:
         return
     other = run_job(Request("mmvit", second[0], options, page="mmvit/pair"))
@@ -42,12 +44,12 @@ def draw(result: Result, photo: Photo, options: dict[str, Any]) -> None:
             )
         )
         best = short(answer.outputs["classes"][0])
-        for view in ("view 1", "view 2"):
+        for view in parts(geometries[name]):
             panels.append(
                 ImageGridPanel(
                     name,
                     title=f"{best} {100 * answer.outputs['probabilities'][0]:.0f} % · "
-                    f"{t('mmvit.view', number=int(view[-1]))}",
+                    f"{view_name(view)}",
                     part=view,
                     role="key",
                     fixed={"direction": name},
@@ -63,7 +65,11 @@ def draw(result: Result, photo: Photo, options: dict[str, Any]) -> None:
         height=260,
         selection=Selection(ASKER, 0),
         settings={"scale": "map"},
-        texts={"direction.first": t("mmvit.first"), "direction.second": t("mmvit.second")},
+        texts={
+            "direction.first": t("mmvit.first"),
+            "direction.second": t("mmvit.second"),
+            **part_texts(geometries),
+        },
         on_select="ignore",
     )
     st.caption(t("mmvit.pair_note"))

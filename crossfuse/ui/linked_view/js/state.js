@@ -357,7 +357,7 @@ export class State {
     const label = labelOf(part, item - part.offset, this.t);
     // Cells of several photographs: "row 1, column 2" alone would not say of which.
     const many = part.kind === "image_grid" && g.parts.filter((p) => p.kind === part.kind).length > 1;
-    return many ? `${part.name}, ${label}` : label;
+    return many ? `${this.meta.texts[`part.${part.name}`] ?? part.name}, ${label}` : label;
   }
 
   /** Facts of one painted vector for the read-out. */
