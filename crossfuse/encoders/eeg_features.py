@@ -363,16 +363,28 @@ def power_spectral_density(signal: Tensor, rate: float, recipe: FeatureRecipe) -
     every = torch.unique(starts[:, None] + inside[None, :])
     place = torch.searchsorted(every, starts[:, None] + inside[None, :])
     bins = [bins_of(band, rate, segment) for band in recipe.psd_bands]
-    top = max(int(b[-1]) for b in bins) + 1
+    first, stop = min(int(b[0]) for b in bins), max(int(b[-1]) for b in bins) + 1
+    average = torch.zeros(stop - first, len(bins), device=signal.device)
+    for column, inside_band in enumerate(bins):
+        average[inside_band - first, column] = 1 / len(inside_band)
     parts = []
     for part in signal.split(8):
-        power = segment_power(part.float(), every, segment, rate, recipe.taper, top)
+        power = segment_power(part.float(), every, segment, rate, recipe.taper, first, stop)
         window = torch.zeros(())
         for column in place.T:  # one segment at a time: together they are the largest array here
-            window = window + power[:, column] / len(place.T)
-        decibel = 10 * torch.log10(window.clamp_min(SILENCE))
-        parts.append(torch.stack([decibel[..., b].mean(-1) for b in bins], dim=1))
+            window = window + rows_of(power, column)
+        decibel = window.div_(len(place.T)).clamp_min_(SILENCE).log10_().mul_(10)
+        parts.append((decibel @ average).transpose(1, 2))
     return torch.cat(parts)
+
+
+def rows_of(values: Tensor, index: Tensor) -> Tensor:
+    """``values[:, index]``; a view where the index is evenly spaced."""
+    if len(index) > 1:
+        hop = int(index[1] - index[0])
+        if hop > 0 and bool((index.diff() == hop).all()):
+            return values[:, int(index[0]) : int(index[-1]) + 1 : hop]
+    return values[:, index]
 
 
 def windows_of(channel: Tensor, starts: Tensor, length: int) -> Tensor:
@@ -397,24 +409,26 @@ def bins_of(band: Band, rate: float, segment: int) -> Tensor:
 
 
 def segment_power(
-    signal: Tensor, starts: Tensor, segment: int, rate: float, shape: str, bins: int
+    signal: Tensor, starts: Tensor, segment: int, rate: float, shape: str, first: int, stop: int
 ) -> Tensor:
-    """One-sided density of tapered segments in µV²/Hz: (channels, segments, first ``bins`` bins).
+    """One-sided density of tapered segments in µV²/Hz: (channels, segments, bins first ... stop).
 
     Removing the mean, the taper and the Fourier transform are one matrix, and few bins are needed:
     one product does all three.
     """
     make = torch.hann_window if shape == "hann" else torch.hamming_window
     taper = make(segment, periodic=True, dtype=torch.float64)
-    turns = torch.outer(torch.arange(segment), torch.arange(bins)).double() / segment
+    turns = torch.outer(torch.arange(segment), torch.arange(first, stop)).double() / segment
     wave = torch.cat([(2 * math.pi * turns).cos(), (2 * math.pi * turns).sin()], dim=1)
     basis = taper[:, None] * wave
     basis = (basis - basis.mean(0)) / math.sqrt(rate * float(taper.square().sum()))
     basis = basis.to(signal)
+    last = segment // 2 + (segment % 2)  # the Nyquist bin of an even segment is not doubled
+    numbers = torch.arange(first, stop)
+    basis *= torch.where((numbers > 0) & (numbers < last), math.sqrt(2), 1.0).repeat(2).to(signal)
+    bins = stop - first
     power = torch.empty(len(signal), len(starts), bins, dtype=signal.dtype, device=signal.device)
     for row, channel in enumerate(signal):
         parts = (windows_of(channel, starts, segment) @ basis).square_()
         torch.add(parts[:, :bins], parts[:, bins:], out=power[row])
-    last = segment // 2 + (segment % 2)  # the Nyquist bin of an even segment is not doubled
-    power[..., 1:last] *= 2
     return power
