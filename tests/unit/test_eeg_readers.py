@@ -241,6 +241,16 @@ def test_nan_and_flat_channels_are_mended_and_told() -> None:
     assert "0.50 s" in " ".join(recording.notes)
 
 
+@pytest.mark.parametrize("kind", ["edf", "bdf", "vhdr", "npz", "set"])
+def test_a_stated_unit_replaces_the_files_own(kind: str, tmp_path: Path) -> None:
+    files = write(kind, tmp_path)
+    same = read_recording(files, unit="µV")
+    np.testing.assert_allclose(same.signal, samples(), atol=0.04)
+    tiny = write(kind, tmp_path, samples() / 100)
+    larger = read_recording(tiny, unit="mV")
+    np.testing.assert_allclose(larger.signal, 10 * samples(), atol=20 if kind == "edf" else 0.1)
+
+
 def test_implausible_units_are_refused_and_can_be_stated() -> None:
     stream = io.BytesIO()
     np.savez(stream, signal=samples() * 1e-6, rate=RATE, names=np.array(NAMES))

@@ -217,6 +217,7 @@ def _read_edf(leader: str, files: Files, unit: str | None) -> Recording:
         lambda path: mne.io.read_raw_edf(path, encoding="latin1", verbose="error"),
         what="EDF",
         unit=unit,
+        stored=edf_unit(data),
     )
     return recording.noted(*notes)
 
@@ -231,6 +232,7 @@ def _read_bdf(leader: str, files: Files, unit: str | None) -> Recording:
         lambda path: mne.io.read_raw_bdf(path, encoding="latin1", verbose="error"),
         what="BDF",
         unit=unit,
+        stored=edf_unit(data),
     )
     return recording.noted(*notes)
 
@@ -290,6 +292,7 @@ def _read_brainvision(leader: str, files: Files, unit: str | None) -> Recording:
         lambda path: mne.io.read_raw_brainvision(path, verbose="error"),
         what="BrainVision",
         unit=unit,
+        stored="µV",
     )
 
 
@@ -319,8 +322,12 @@ def _with_mne(
     *,
     what: str,
     unit: str | None,
+    stored: str = "V",
 ) -> Recording:
-    """Write the files under our names, open the first with MNE, and copy it out piece by piece."""
+    """Write the files under our names, open the first with MNE, and copy it out piece by piece.
+
+    ``stored``: the unit that the file says its numbers are in, which MNE turns into volts.
+    """
     with tempfile.TemporaryDirectory(prefix="crossfuse-eeg-") as folder:
         for name, data in files.items():
             (Path(folder) / name).write_bytes(data)
@@ -338,7 +345,7 @@ def _with_mne(
                 raw.info["sfreq"],
                 Notice("the {what} file", what=what),
             )
-            return _from_raw(raw, what, unit)
+            return _from_raw(raw, what, unit, stored)
         except CrossfuseError:
             raise
         except MemoryError as error:
@@ -356,7 +363,7 @@ def _with_mne(
             ) from error
 
 
-def _from_raw(raw: BaseRaw, what: str, unit: str | None) -> Recording:
+def _from_raw(raw: BaseRaw, what: str, unit: str | None, stored: str) -> Recording:
     rate = float(raw.info["sfreq"])
     kinds = tuple(
         kind if kind in ("eeg", "eog", "ecg", "emg") else "misc" for kind in raw.get_channel_types()
@@ -364,8 +371,7 @@ def _from_raw(raw: BaseRaw, what: str, unit: str | None) -> Recording:
     factor = 1e6
     notes: list[str] = []
     if unit is not None:
-        # The file's own unit is undone first only where MNE applied one: V for all of its readers.
-        factor = UNITS[unit]
+        factor *= UNITS[unit] / UNITS[stored]  # the file's own unit is undone
         notes.append(
             Notice("Amplitudes are taken as {unit}, as chosen, not as the file says.", unit=unit)
         )
@@ -394,6 +400,14 @@ def _from_raw(raw: BaseRaw, what: str, unit: str | None) -> Recording:
         format=what,
         notes=tuple(notes),
     )
+
+
+def edf_unit(data: bytes) -> str:
+    """The physical dimension of the first signal of an EDF/BDF; V where it is none of voltage."""
+    signals = int(data[252:256])
+    start = 256 + 96 * signals
+    text = data[start : start + 8].decode("latin1").strip()
+    return text if text in UNITS else "V"
 
 
 def check_edf(data: bytes, *, bdf: bool) -> tuple[bytes, tuple[str, ...]]:
