@@ -182,7 +182,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         }
 
         def ask(protocol: str, seeds: int, folds: int) -> dict[str, Any]:
-            return run_protocol(
+            found = run_protocol(
                 settings,
                 protocol,
                 args.methods,
@@ -193,6 +193,10 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
                 keep=args.keep,
                 say=_say,
             )
+            for method in found.values():
+                for run in method["runs"]:
+                    del run["scores"]  # thousands of numbers; --keep has them
+            return found
 
         people = len(kinds[args.features].windows.people)
         result = {
@@ -213,6 +217,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         "chance": 0.5,
         "order_confound": args.dataset == "eegmat",
         "command": COMMAND,
+        "device": args.device,
         "seconds": round(time.time() - began, 1),
         **result,
     }
