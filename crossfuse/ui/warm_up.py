@@ -23,12 +23,25 @@ if TYPE_CHECKING:
 
 LOOK = 0.5  # seconds between two looks at the work; each lets a reader's click end the run
 PAINTED = """
-// Says once that what came before it has been painted; draws nothing.
-const told = new WeakSet();
+// Says once that what came before it has been painted; draws nothing. Not while the reader is
+// clicking: the message names the page it came from, and would overtake a change of page.
+const stops = new WeakMap();
 export default function ({ parentElement, setTriggerValue }) {
-  if (told.has(parentElement)) return;
-  told.add(parentElement);
-  requestAnimationFrame(() => setTimeout(() => setTriggerValue("painted", true), 400));
+  if (stops.has(parentElement)) return stops.get(parentElement);
+  let timer;
+  const tellIn = (wait) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => { stop(); setTriggerValue("painted", true); }, wait);
+  };
+  const busy = () => tellIn(3000);
+  const stop = () => {
+    clearTimeout(timer);
+    for (const name of ["pointerdown", "keydown"]) removeEventListener(name, busy, true);
+  };
+  for (const name of ["pointerdown", "keydown"]) addEventListener(name, busy, true);
+  requestAnimationFrame(() => tellIn(400));
+  stops.set(parentElement, stop);
+  return stop;
 }
 """
 

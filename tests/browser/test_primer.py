@@ -57,6 +57,8 @@ def follow(page: Page, link: str, words: str) -> None:
 def test_choices_survive_a_visit_to_another_page(app_url, page):
     page.goto(f"{app_url}/primer?word=grass&hide=sun")
     heading(page, "How cross-attention works")
+    # The whole page, not its heading: choices that were never drawn cannot be kept.
+    expect(page.locator(".katex-mathml", has_text="grass").first).to_be_attached(timeout=LONG)
     at_rest(page)
     follow(page, "About", "About crossfuse")
     follow(page, "How it works", "How cross-attention works")
