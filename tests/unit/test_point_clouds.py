@@ -428,6 +428,21 @@ def test_laz_without_its_decoder_says_what_to_install(monkeypatch: pytest.Monkey
         read_cloud(buffer.getvalue(), "a.las")
 
 
+def test_a_damaged_laz_ends_in_a_sentence_not_in_the_end_of_the_app() -> None:
+    import laspy
+
+    las = laspy.LasData(laspy.LasHeader(point_format=2, version="1.2"))
+    las.x, las.y, las.z = np.random.default_rng(0).uniform(0, 3, (3, 200))
+    buffer = io.BytesIO()
+    las.write(buffer, do_compress=True)
+    data = bytearray(buffer.getvalue())
+    start = struct.unpack_from("<I", data, 96)[0]  # of the points; first the place of the table
+    table = struct.unpack_from("<q", data, start)[0]
+    struct.pack_into("<I", data, table + 4, 2**32 - 1)  # as many chunks: 64 GB of table
+    with pytest.raises(CrossfuseError, match="cannot be unpacked"):
+        read_cloud(bytes(data), "a.laz")
+
+
 def test_precision_is_kept_far_from_zero(cloud) -> None:
     xyz = cloud[0].astype(np.float64) + np.array([1e6, 4.5e6, 300])
     buffer = io.BytesIO()

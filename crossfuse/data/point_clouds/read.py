@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Callable
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from crossfuse.data.point_clouds.cloud import MOST_BYTES, MOST_POINTS, PointCloud, make_cloud
+from crossfuse.data.point_clouds.las import read_las
 from crossfuse.data.point_clouds.ply_pcd import coarse_mesh, read_pcd, read_ply
 from crossfuse.errors import CrossfuseError
 
@@ -162,7 +164,7 @@ def _read_numpy(data: bytes, what: str) -> PointCloud:
                 arrays = {key.lower(): archive[key] for key in archive.files}
         else:
             arrays = {"positions": np.load(io.BytesIO(data), allow_pickle=False)}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, SyntaxError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, SyntaxError, TokenError) as error:
         if isinstance(error, CrossfuseError):
             raise
         raise CrossfuseError(
@@ -201,49 +203,6 @@ def _read_numpy(data: bytes, what: str) -> PointCloud:
 
 def _first(arrays: dict[str, np.ndarray], keys: tuple[str, ...]) -> np.ndarray | None:
     return next((arrays[key] for key in keys if key in arrays), None)
-
-
-def _read_las(data: bytes, what: str) -> PointCloud:
-    try:
-        import laspy
-    except ModuleNotFoundError as error:
-        raise CrossfuseError(
-            "Reading LAS needs the package laspy: pip install laspy[lazrs]"
-        ) from error
-    try:
-        with laspy.open(io.BytesIO(data)) as reader:
-            count = reader.header.point_count
-            if count > MOST_POINTS:
-                raise CrossfuseError(
-                    "{what} announces {count:,} points; at most {most_points:,} are read.",
-                    what=what,
-                    count=count,
-                    most_points=MOST_POINTS,
-                )
-            las = reader.read()
-    except CrossfuseError:
-        raise
-    except laspy.errors.LaspyException as error:
-        if "backend" in str(error).lower():
-            raise CrossfuseError(
-                "{what} is compressed (LAZ); reading it needs a decoder: pip install lazrs",
-                what=what,
-            ) from error
-        raise CrossfuseError(
-            "{what} is not a readable LAS file ({error}).", what=what, error=error
-        ) from error
-    except Exception as error:  # laspy lets struct and decoder errors of many types through
-        raise CrossfuseError(
-            "{what} is not a readable LAS file ({error}).", what=what, error=error
-        ) from error
-    positions = np.stack([np.asarray(las.x), np.asarray(las.y), np.asarray(las.z)], 1)
-    colours = None
-    if {"red", "green", "blue"} <= set(las.point_format.dimension_names):
-        colours = np.stack([np.asarray(las[c]) for c in ("red", "green", "blue")], 1)
-        colours = colours.astype(np.float32)
-        if not colours.any():
-            colours = None
-    return make_cloud(positions, colours, what=what, unit="metres", up="z")
 
 
 def _read_mesh(data: bytes, what: str) -> PointCloud:
@@ -289,8 +248,8 @@ READERS: dict[str, Callable[[bytes, str], PointCloud]] = {
     "txt": _read_text,
     "csv": _read_text,
     "pts": _read_text,
-    "las": _read_las,
-    "laz": _read_las,
+    "las": read_las,
+    "laz": read_las,
     "npy": _read_numpy,
     "npz": _read_numpy,
     "obj": _read_mesh,
