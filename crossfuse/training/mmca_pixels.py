@@ -9,24 +9,19 @@ al., "Fixing the train-test resolution discrepancy", NeurIPS 2019).
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
-from crossfuse.data.captions import PER_IMAGE, CaptionedPhoto, pack_images
+from crossfuse.data.captions import PER_IMAGE, CaptionedPhoto
 from crossfuse.encoders.image import MEAN, SCALE, EfficientNetLite
 from crossfuse.encoders.proposer import REGIONS, RegionProposer
-from crossfuse.encoders.regions import SIDE, STORED_SIDE, grid_boxes, multiscale_boxes, pool_regions
+from crossfuse.encoders.regions import SIDE, grid_boxes, multiscale_boxes, pool_regions
 from crossfuse.encoders.text import TAKEN_LAYERS, Bert, MiniLM
 from crossfuse.encoders.tuned import SPLIT, TunedEncoders
-from crossfuse.errors import CrossfuseError
 from crossfuse.training.mmca_sources import RegionMix, Views
 
 VISIBLE = 0.35  # a box counts in a cut photograph if at least this share of it is in
@@ -263,33 +258,6 @@ def caption_means(bert: nn.Module, ids: Tensor, chunk: int = 1024) -> Tensor:
         mask = (some > 0)[..., None]
         means.append((bert(some, some > 0)[-1] * mask).sum(1))
     return F.normalize(torch.cat(means), dim=-1)
-
-
-def read_pixels(data: Path, photos: Sequence[CaptionedPhoto], device: torch.device) -> Tensor:
-    """All photographs of a pack: (N, 3, 224, 224) uint8 on the device.
-
-    Raises:
-        CrossfuseError: the archive lacks some.
-    """
-    pixels = torch.zeros(len(photos), STORED_SIDE, STORED_SIDE, 3, dtype=torch.uint8)
-    there = np.zeros(len(photos), bool)
-
-    def decode(item: tuple[int, bytes]) -> None:
-        row, raw = item
-        picture = Image.open(io.BytesIO(raw)).convert("RGB")
-        if picture.size != (STORED_SIDE, STORED_SIDE):
-            picture = picture.resize((STORED_SIDE, STORED_SIDE), Image.Resampling.BICUBIC)
-        pixels[row] = torch.from_numpy(np.asarray(picture).copy())
-        there[row] = True
-
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(decode, pack_images(data, photos)))
-    if not there.all():
-        first = photos[int(np.argmin(there))].file
-        raise CrossfuseError(
-            f"The archive lacks {int((~there).sum())} of {len(photos)} photographs, first {first}."
-        )
-    return pixels.to(device).permute(0, 3, 1, 2).contiguous()
 
 
 def read_captions(

@@ -33,24 +33,38 @@ from crossfuse.encoders.pyramid_proposer import (
     choose_boxes,
 )
 from crossfuse.encoders.regions import SIDE, STORED_SIDE
+from crossfuse.errors import CrossfuseError
 
 MOST_BOXES = 24  # of one photograph in one step; crowds have up to 71
 LEVELS = (0.16, 0.4)  # root of the area below which a box shape belongs to stride 8, to stride 16
 
 
 def read_pixels(data: Path, photos: Sequence[CaptionedPhoto], workers: int = 4) -> Tensor:
-    """All photographs of a pack, squashed to a square: (N, 3, 224, 224) uint8."""
+    """All photographs of a pack, squashed to a square: (N, 3, 224, 224) uint8.
+
+    Raises:
+        CrossfuseError: the archive lacks some.
+    """
     pixels = torch.zeros(len(photos), 3, STORED_SIDE, STORED_SIDE, dtype=torch.uint8)
+    there = np.zeros(len(photos), bool)
 
     def decode(entry: tuple[int, bytes]) -> None:
         image = Image.open(io.BytesIO(entry[1])).convert("RGB")
         if image.size != (STORED_SIDE, STORED_SIDE):
             image = image.resize((STORED_SIDE, STORED_SIDE), Image.Resampling.BICUBIC)
         pixels[entry[0]] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        there[entry[0]] = True
 
     with ThreadPool(workers) as pool:
         for _ in pool.imap_unordered(decode, pack_images(data, photos), chunksize=16):
             pass
+    if not there.all():
+        raise CrossfuseError(
+            "The archive lacks {count} of {all} photographs, first {file}.",
+            count=int((~there).sum()),
+            all=len(photos),
+            file=photos[int(np.argmin(there))].file,
+        )
     return pixels
 
 

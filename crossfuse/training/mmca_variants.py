@@ -23,8 +23,8 @@ from crossfuse.training.mmca_pixels import (
     SplitFeatures,
     proposed_boxes,
     read_captions,
-    read_pixels,
 )
+from crossfuse.training.mmca_proposer import read_pixels
 from crossfuse.training.mmca_sources import RegionMix
 from crossfuse.training.mmca_trainer import Recipe, Trainer
 
@@ -78,7 +78,7 @@ class Stock:
         """``proposer``: finds the boxes now; or a file of boxes (see :meth:`read_boxes`)."""
         network, text = load_image_encoder("lite2", device).network, MiniLM()
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        pixels = read_pixels(data, photos, device)
+        pixels = read_pixels(data, photos).to(device)
         say(f"{len(pixels)} photographs read")
         ids, ranges = read_captions(photos, text, device)
         stock = cls(pixels, torch.empty(0), ids, ranges, network, text)
