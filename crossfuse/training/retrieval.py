@@ -38,13 +38,17 @@ def rerank(
     score: Callable[[np.ndarray, np.ndarray], np.ndarray],
     shortlist: tuple[int, int],
     per_image: int = 5,
+    margin: float = np.inf,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
     """Score only the best candidates of each query, both directions, by ``score``.
+
+    Where the score adds little to the separable similarity, a candidate far below the tenth best
+    cannot come among the first ten: ``margin`` leaves out those that lie further below it.
 
     Args:
         separable: (N, C) similarity that is cheap for all pairs.
         score: (pairs of image indices, caption indices) -> (P,) full similarity.
-        shortlist: captions kept for each image, images kept for each caption.
+        shortlist: most captions kept for each image, most images kept for each caption.
 
     Returns:
         Two (N, C) matrices, one for image -> text and one for text -> image, in which candidates
@@ -52,14 +56,8 @@ def rerank(
         pairs scored, and how many queries have a true candidate in their shortlist (percent).
     """
     images, captions = separable.shape
-    short_text = np.zeros(separable.shape, bool)
-    short_image = np.zeros(separable.shape, bool)
-    few = min(shortlist[0], captions)
-    best = np.argpartition(-separable, few - 1, axis=1)[:, :few]
-    np.put_along_axis(short_text, best, True, axis=1)
-    few = min(shortlist[1], images)
-    best = np.argpartition(-separable, few - 1, axis=0)[:few]
-    np.put_along_axis(short_image, best, True, axis=0)
+    short_text = _shortlist(separable, min(shortlist[0], captions), margin)
+    short_image = _shortlist(separable.T, min(shortlist[1], images), margin).T
     rows, columns = np.nonzero(short_text | short_image)
     scored = np.full(separable.shape, -np.inf, np.float32)
     scored[rows, columns] = score(rows, columns)
@@ -76,6 +74,17 @@ def rerank(
         "shortlist_recall_t2i": 100.0 * float((short_image & own).any(0).mean()),
     }
     return to_text, to_image, figures
+
+
+def _shortlist(separable: np.ndarray, few: int, margin: float) -> np.ndarray:
+    """Of each row its ``few`` best columns, less those too far below the tenth: (N, C) bool."""
+    best = np.argpartition(-separable, few - 1, axis=1)[:, :few]
+    scores = np.take_along_axis(separable, best, axis=1)
+    last = min(RANKS[-1], few) - 1
+    tenth = -np.partition(-scores, last, axis=1)[:, last, None]
+    short = np.zeros(separable.shape, bool)
+    np.put_along_axis(short, best, scores >= tenth - margin, axis=1)
+    return short
 
 
 def two_way_recalls(
