@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import sys
@@ -426,6 +427,39 @@ def test_laz_without_its_decoder_says_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "laspy", None)
     with pytest.raises(CrossfuseError, match="pip install laspy"):
         read_cloud(buffer.getvalue(), "a.las")
+
+
+def test_damaged_files_of_every_format_raise_nothing_but_our_error(cloud, tmp_path: Path) -> None:
+    import trimesh
+
+    xyz, rgb = cloud[0][:80], cloud[1][:80]
+    text = "\n".join(" ".join(f"{v:.3f}" for v in row) for row in np.hstack([xyz, rgb])).encode()
+    npy, npz = io.BytesIO(), io.BytesIO()
+    np.save(npy, xyz)
+    np.savez(npz, xyz=xyz, rgb=rgb)
+    files = {"a.xyz": text, "a.pts": text, "a.npy": npy.getvalue(), "a.npz": npz.getvalue()}
+    for kind in ("ascii", "binary_little_endian"):
+        files[f"{kind}.ply"] = _ply(xyz, rgb, kind)
+    for kind in ("binary", "binary_compressed"):
+        files[f"{kind}.pcd"] = _pcd(xyz, rgb, kind)
+    ball = trimesh.creation.icosphere(subdivisions=1)
+    for ending in ("obj", "glb", "stl", "off", "ply"):
+        data = ball.export(file_type=ending)
+        files[f"ball.{ending}"] = data if isinstance(data, bytes) else data.encode()
+    (tmp_path / "room.ply").write_bytes(files["ascii.ply"])
+    files["room.zip"] = _zipped(tmp_path)
+    rng = np.random.default_rng(0)
+    for name, whole in files.items():
+        for turn in range(12):
+            damaged = bytearray(whole)
+            if turn % 3 == 0:
+                del damaged[rng.integers(len(whole)) :]
+            else:
+                among = min(len(whole), 300) if turn % 3 == 1 else len(whole)
+                for place in rng.integers(among, size=4):
+                    damaged[place] = rng.integers(256)
+            with np.errstate(all="ignore"), contextlib.suppress(CrossfuseError):
+                settle(read_upload(bytes(damaged), name)[0])
 
 
 def test_a_damaged_laz_ends_in_a_sentence_not_in_the_end_of_the_app() -> None:

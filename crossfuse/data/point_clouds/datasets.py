@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,6 +29,9 @@ from crossfuse.errors import CrossfuseError
 PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MOST_PHOTOS = 400  # further ones are not even listed
 MOST_FILES = 20_000
+UNPACK_ERRORS = (
+    zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError, EOFError, ValueError
+)  # fmt: skip
 SCAN = "_vh_clean_2.ply"
 
 
@@ -108,7 +112,7 @@ class Archive(Files):
         try:
             with self.archive.open(name) as file:
                 data = file.read(limit + 1)  # what the directory says of the size may be a lie
-        except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, ValueError) as error:
+        except UNPACK_ERRORS as error:
             raise CrossfuseError(
                 "{what}: {name} cannot be unpacked ({error}).",
                 what=self.what,

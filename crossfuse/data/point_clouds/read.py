@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from tokenize import TokenError
 from typing import Any
@@ -20,6 +22,11 @@ POSITION_KEYS = ("positions", "points", "xyz", "coords", "pos")
 COLOUR_KEYS = ("colours", "colors", "rgb", "color", "colour")
 LABEL_KEYS = ("labels", "label", "semantic", "class")
 SAMPLE_SPACING = 0.02
+# What np.load raises on damaged files and on the archives that NPZ files are.
+NUMPY_ERRORS = (
+    ValueError, OSError, EOFError, SyntaxError, TokenError, NotImplementedError, RuntimeError,
+    MemoryError, TypeError, LookupError, zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
 DENSE = 20_000  # a mesh with fewer vertices is sampled; a denser one is a scan, and they are taken
 
 
@@ -164,7 +171,7 @@ def _read_numpy(data: bytes, what: str) -> PointCloud:
                 arrays = {key.lower(): archive[key] for key in archive.files}
         else:
             arrays = {"positions": np.load(io.BytesIO(data), allow_pickle=False)}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, SyntaxError, TokenError) as error:
+    except NUMPY_ERRORS as error:
         if isinstance(error, CrossfuseError):
             raise
         raise CrossfuseError(
@@ -222,6 +229,10 @@ def _read_mesh(data: bytes, what: str) -> PointCloud:
     if not isinstance(mesh, trimesh.Trimesh) or not len(getattr(mesh, "faces", ())):
         vertices = np.asarray(getattr(mesh, "vertices", np.zeros((0, 3))))
         return make_cloud(vertices, what=what, notes=("The file has no faces; points taken.",))
+    if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):
+        raise CrossfuseError(
+            "{what}: a face of the mesh names a corner that is not there.", what=what
+        )
     if not np.isfinite(mesh.vertices).all() or not mesh.area > 0:
         raise CrossfuseError(
             "{what}: the mesh has no finite surface to take points from.", what=what
