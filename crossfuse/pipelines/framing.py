@@ -56,7 +56,7 @@ def frame(photo: Photo, model: MMViT, options: Mapping[str, Any]) -> tuple[Frami
     side = int(options.get("side", model.config.image_size))
     if not 32 <= side <= 512:
         raise CrossfuseError("A side of {side} pixels is not offered; choose 32 to 512.", side=side)
-    notes = []
+    notes: list[str] = []
     if min(width, height) < 32:
         notes.append(
             Notice(

@@ -106,6 +106,7 @@ def reference(recording: Recording, how: str) -> Recording:
     if how == "as recorded":
         return recording
     eeg = [i for i, kind in enumerate(recording.kinds) if kind == "eeg"]
+    label: str = how
     if how == "average":
         good = [i for i in eeg if recording.names[i] not in recording.bad]
         if len(good) < 2:
@@ -121,7 +122,7 @@ def reference(recording: Recording, how: str) -> Recording:
             )
         base, label = recording.signal[ears].mean(0), Notice("the mean of both mastoids")
     elif how in recording.names:
-        base, label = recording.signal[recording.names.index(how)], how
+        base = recording.signal[recording.names.index(how)]
     else:
         raise CrossfuseError("there is no channel {how!r} to refer to", how=how)
     signal = recording.signal.copy()
