@@ -197,3 +197,32 @@ def test_a_phone_in_the_dark(app_url: str, new_page: Callable[..., Page]) -> Non
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= 390
     expect(page.locator(".turn-says")).to_contain_text("照片发问")
+
+
+def test_fingers_turn_and_zoom_the_cloud(app_url: str, new_page: Callable[..., Page]) -> None:
+    page = new_page(width=390, height=844, has_touch=True)
+    page.goto(f"{app_url}/mit?room=kitchen")
+    drawn(page, 115_496)
+    canvas = page.locator(CANVAS)
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 3
+    session = page.context.new_cdp_session(page)
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        fingers = [{"x": px, "y": py, "id": i} for i, (px, py) in enumerate(points)]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": fingers})
+
+    before = pixels(page)
+    touch("touchStart", (x, y))
+    for step_x in (10, 30, 60, 90):
+        touch("touchMove", (x + step_x, y))
+    touch("touchEnd")
+    turned = pixels(page)
+    assert np.abs(turned - before).mean() > 3
+    touch("touchStart", (x - 20, y), (x + 20, y))
+    for apart in (30, 45, 60, 80):
+        touch("touchMove", (x - apart, y), (x + apart, y))
+    touch("touchEnd")
+    assert covered(pixels(page)) > covered(turned) + 0.05

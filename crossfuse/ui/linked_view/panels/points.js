@@ -21,7 +21,9 @@ export function create(root, ctx) {
   const cut = el("input", "point-cut");
   Object.assign(cut, { type: "range", min: "0.05", max: "1", step: "0.01" });
   const canvas = el("canvas");
-  canvas.style.touchAction = "none";
+  // One finger up or down scrolls the page, on a phone the cloud is as wide as the screen; sideways
+  // it turns the cloud, and what follows is ours.
+  canvas.style.touchAction = "pan-y";
   const hint = el("p", "caption point-hint");
   const gl = canvas.getContext("webgl2", { antialias: false, preserveDrawingBuffer: true });
   const camera = new OrbitCamera();
@@ -209,6 +211,7 @@ export function create(root, ctx) {
   canvas.addEventListener("pointerup", release);
   canvas.addEventListener("pointercancel", release);
   canvas.addEventListener("pointerleave", () => { if (!touches.size) ctx.hover(null); });
+  canvas.addEventListener("dblclick", () => { camera.home(data.options.extent); redraw(); });
   canvas.addEventListener("wheel", (event) => {
     event.preventDefault();
     camera.zoom(Math.exp(event.deltaY * 0.0012));
