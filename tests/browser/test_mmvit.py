@@ -47,14 +47,14 @@ def test_a_cell_is_asked_by_pointer_and_by_keyboard(start_app, page):
     asking.locator("xpath=ancestor::*[@role='listbox']").focus()
     page.keyboard.press("ArrowRight")
     expect(says).not_to_have_text(pinned)
-    expect(says).to_contain_text("view 1, cell")
+    expect(says).to_contain_text("View 1, cell")
 
 
 def test_another_view_and_stage_answer_on_their_own_grids(start_app, page):
     view = open_page(page, start_app)
     says = view.locator(".says")
     point(grids(view).nth(1), 0.5, 0.5)
-    expect(says).to_contain_text("view 2, cell")
+    expect(says).to_contain_text("View 2, cell")
     page.keyboard.press("Escape")
     view.get_by_role("radio", name="Stage 2").or_(view.get_by_text("Stage 2", exact=True)).click()
     expect(says).to_contain_text("looks most at")
@@ -90,7 +90,7 @@ def test_a_sound_is_heard_and_silence_is_refused(start_app, page):
     spectrogram = page.locator(".view[data-paints]").nth(1)
     point(grids(spectrogram).first, 0.5, 0.5)
     expect(spectrogram.locator(".says")).to_contain_text("looks most at")
-    page.get_by_role("button", name="Your own").last.click()
+    page.locator(".st-key-mmvit_sound").get_by_text("Your own").click()
     buffer = io.BytesIO()
     soundfile.write(buffer, np.zeros(16_000), 16_000, format="WAV")
     page.locator("input[type=file]").last.set_input_files(
