@@ -116,16 +116,18 @@ def calibrate(model: MMViT, photographs: Photographs) -> tuple[dict[str, float],
     return figures, calibration
 
 
-def calibration_of(logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    """A card's calibration from photographs of the classes that were not trained on.
+def calibration_of(
+    logits: Tensor, labels: Tensor, *, by: str = SCORE, turned_away: float = TURNED_AWAY
+) -> dict[str, Any]:
+    """A card's calibration from photographs (or sounds) of the classes that were not trained on.
 
     The temperature of least log-loss, the score by which "none of these" is said, its quantiles,
     and the rank below which it is said (:mod:`crossfuse.explain.typicality`).
     """
     calibration = {
         "temperature": fit_temperature(logits, labels),
-        "score": SCORE,
-        "threshold": TURNED_AWAY,
+        "score": by,
+        "threshold": turned_away,
     }
     return calibration | {"quantiles": quantiles(score(logits, calibration))}
 
