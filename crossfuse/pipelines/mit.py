@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from crossfuse.attention import LayerMap, Want
+from crossfuse.attention import Want
 from crossfuse.data.images import read_image
 from crossfuse.data.point_clouds import (
     PHOTO_ENDINGS,
@@ -49,15 +49,14 @@ from crossfuse.data.point_scene import PointScene, prepare
 from crossfuse.data.point_views import views_of_cloud
 from crossfuse.data.sample_rooms import sample_room
 from crossfuse.encoders.image import ImageEncoder, load_image_encoder
-from crossfuse.encoders.views import ENCODER, PATCH_GRID, view_features
+from crossfuse.encoders.views import ENCODER, view_features
 from crossfuse.engine.context import Context
 from crossfuse.engine.messages import Request, Result
 from crossfuse.errors import CrossfuseError
-from crossfuse.geometry import ClassTokens, Geometry, ImageGrid, Joined, PointSegments, ViewStack
 from crossfuse.models.mit import MIT, MITOutput
 from crossfuse.models.mit_answers import segment_logits, tag_probabilities
 from crossfuse.notices import Notice
-from crossfuse.trace import AttentionMap, Trace
+from crossfuse.pipelines.mit_trace import Photos, trace_of
 
 MOST_PHOTOS = 32
 MOST_SHOWN = 1_000_000
@@ -84,13 +83,6 @@ class Options:
             raise CrossfuseError(
                 "An option that this model does not have: {error}.", error=error
             ) from error
-
-
-@dataclass(frozen=True)
-class _Photos:
-    pixels: list[np.ndarray]
-    names: list[str]
-    drawn: bool
 
 
 def run(request: Request, context: Context) -> Result:
@@ -138,7 +130,7 @@ def run(request: Request, context: Context) -> Result:
             unknown=sorted(unknown)[0],
             names=names,
         )
-    trace = _trace(out, scene, photos, names)
+    trace = trace_of(out, scene, photos, names)
     context.stage("packing", 0.95)
     outputs = _shown(cloud, colours, scene, options.most_shown)
     low, high = scene.voxels.centre.min(axis=0), scene.voxels.centre.max(axis=0)
@@ -204,7 +196,7 @@ def _cloud(request: Request, options: Options) -> tuple[PointCloud, list[PhotoFi
 
 def _photos(
     given: list[PhotoFile], scene: PointScene, notes: list[str], context: Context
-) -> _Photos:
+) -> Photos:
     if not given:
         context.stage("drawing views", 0.4)
         notes.append(
@@ -215,7 +207,7 @@ def _photos(
         )
         voxels = scene.voxels
         pixels = views_of_cloud(voxels.centre, voxels.colour, voxels.size)
-        return _Photos(pixels, [f"drawn {i + 1}" for i in range(len(pixels))], True)
+        return Photos(pixels, [f"drawn {i + 1}" for i in range(len(pixels))], True)
     if len(given) > MOST_PHOTOS:
         chosen = np.linspace(0, len(given) - 1, MOST_PHOTOS).round().astype(int)
         notes.append(
@@ -228,7 +220,7 @@ def _photos(
         given = [given[i] for i in chosen]
     context.stage("reading photographs", 0.4)
     pixels = [_reduced(read_image(photo.read()).pixels) for photo in given]
-    return _Photos(pixels, [photo.name for photo in given], False)
+    return Photos(pixels, [photo.name for photo in given], False)
 
 
 def _reduced(pixels: np.ndarray) -> np.ndarray:
@@ -264,65 +256,6 @@ def _forward(
     if model.config.patches:
         inputs["patch_features"] = tensor(cells)
     return cast(MITOutput, model(**inputs, want=Want.everything()))
-
-
-def _geometries(
-    scene: PointScene, photos: _Photos, names: tuple[str, ...], patches: bool
-) -> dict[str, Geometry]:
-    segments = PointSegments(scene.centroids, scene.counts)
-    classes = ClassTokens(names)
-    sizes = np.array([(p.shape[1], p.shape[0]) for p in photos.pixels])
-    parts: list[Geometry] = [ViewStack(tuple(photos.names), sizes)]
-    part_names = ["views"]
-    if patches:
-        parts += [ImageGrid.regular(*PATCH_GRID, (int(w), int(h))) for w, h in sizes]
-        part_names += [f"photo {i + 1}" for i in range(len(sizes))]
-    return {
-        "segments": Joined((segments,), ("segments",)),
-        "photos": Joined(tuple(parts), tuple(part_names)),
-        "classes": classes,
-        "tokens_3d": Joined((classes, segments), ("classes", "segments")),
-        "tokens_2d": Joined((classes, *parts), ("classes", *part_names)),
-    }
-
-
-def _trace(out: MITOutput, scene: PointScene, photos: _Photos, names: tuple[str, ...]) -> Trace:
-    patches = any(
-        m.stage == "decoder" and m.weights.shape[-1] > len(photos.pixels)
-        for m in out.maps
-        if m.direction == "3d->2d"
-    )
-    geometries = _geometries(scene, photos, names, patches)
-    maps = [entry for record in out.maps for entry in _split(record, len(names))]
-    meta: dict[str, Any] = {
-        "photographs": "drawn from the cloud" if photos.drawn else "given",
-        "voxel_m": float(scene.voxels.size),
-    }
-    return Trace("mit", geometries, tuple(maps), meta)
-
-
-def _split(record: LayerMap, classes: int) -> list[AttentionMap]:
-    """Records as maps. A cross map is split by who asks: class tokens, and the stream itself."""
-    weights = record.weights[0].cpu().numpy().astype(np.float16)
-    if record.stage != "decoder":
-        side = f"tokens_{record.direction[:2]}"
-        stage = f"{record.stage}_{record.direction[:2]}" if record.stage == "encoder" else "self"
-        direction = "points->points" if record.direction[:2] == "3d" else "photos->photos"
-        return [AttentionMap(stage, record.layer, direction, side, side, weights)]
-    asks, asked = {
-        "3d->2d": ("segments", "photos"),
-        "2d->3d": ("photos", "segments"),
-    }[record.direction]
-    words = {"segments": "points", "photos": "photos"}
-    to = words[asked]
-    return [
-        AttentionMap(
-            "decoder", record.layer, f"{words[asks]}->{to}", asks, asked, weights[:, classes:]
-        ),
-        AttentionMap(
-            "decoder", record.layer, f"classes->{to}", "classes", asked, weights[:, :classes]
-        ),
-    ]
 
 
 def _shown(cloud: PointCloud, colours: np.ndarray, scene: PointScene, most: int) -> dict[str, Any]:
