@@ -295,6 +295,9 @@ function same(a, b) {
 
 /** A typed array out of the base64 of its bytes. */
 function typed(type, text) {
-  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  if (Uint8Array.fromBase64) return new globalThis[type](Uint8Array.fromBase64(text).buffer);
+  const letters = atob(text);
+  const bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
   return new globalThis[type](bytes.buffer);
 }
