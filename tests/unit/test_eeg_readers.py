@@ -18,7 +18,8 @@ from scipy.io import savemat
 
 from crossfuse.cli import main
 from crossfuse.data.eeg import Recording, deap, montage, read_recording, simulated, tables
-from crossfuse.data.eeg.formats import as_raw, check_edf
+from crossfuse.data.eeg import edf as edf_bytes
+from crossfuse.data.eeg.formats import as_raw
 from crossfuse.engine.context import Context
 from crossfuse.engine.messages import Request
 from crossfuse.errors import CrossfuseError
@@ -186,7 +187,7 @@ def test_truncated_edf_keeps_what_is_whole() -> None:
     assert "7 are whole" in recording.notes[0]
     np.testing.assert_allclose(recording.signal, samples()[:, : 7 * RATE], atol=0.04)
     with pytest.raises(CrossfuseError, match="first whole record"):
-        check_edf(data[: 256 * 5 + 10], bdf=False)
+        edf_bytes.check(data[: 256 * 5 + 10], bdf=False)
 
 
 @pytest.mark.parametrize(
@@ -208,6 +209,22 @@ def test_headers_that_lie(place: slice, lie: bytes, says: str) -> None:
     recording, sentence = attempt({"a.edf": bytes(data)})
     assert says in sentence
     assert recording is None or recording.signal.shape == (4, 8 * RATE)
+
+
+@pytest.mark.parametrize("bdf", [False, True])
+def test_plain_files_are_decoded_as_mne_does(bdf: bool, tmp_path: Path) -> None:
+    data = edf(bdf=bdf)
+    layout = edf_bytes.plain_layout(data, bdf=bdf)
+    assert layout is not None
+    path = tmp_path / ("a.bdf" if bdf else "a.edf")
+    path.write_bytes(data)
+    reader = mne.io.read_raw_bdf if bdf else mne.io.read_raw_edf
+    true = reader(path, verbose="error").get_data() * 1e6
+    np.testing.assert_allclose(edf_bytes.decode(data, layout), true, rtol=1e-5, atol=1e-4)
+    # A unit that is no voltage, or a range that is empty: MNE decides what the numbers are.
+    place = 256 + 96 * 4
+    other = data[:place] + b"Boolean " + data[place + 8 :]
+    assert edf_bytes.plain_layout(other, bdf=bdf) is None
 
 
 def test_text_mode_copies_are_refused() -> None:

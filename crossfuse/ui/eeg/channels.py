@@ -102,7 +102,7 @@ def _traces(result: Result, digest: str, window: int) -> None:
             if kind not in ("eeg", "ref")
         ),
     )
-    if clicked in names and clicked not in out["bad_in_file"]:
+    if clicked is not None and clicked in names and clicked not in out["bad_in_file"]:
         mark_bad(
             tuple(name for name in marked if name != clicked)
             if clicked in marked

@@ -65,7 +65,7 @@ def store(result: Result) -> bytes:
     maps = tuple(
         replace(entry, weights=entry.weights.astype(np.float16)) for entry in result.trace.maps
     )
-    arrays = {k: v for k, v in result.outputs.items() if isinstance(v, np.ndarray)}
+    arrays: dict[str, Any] = {k: v for k, v in result.outputs.items() if isinstance(v, np.ndarray)}
     plain: Mapping[str, Any] = {
         "outputs": {k: v for k, v in result.outputs.items() if k not in arrays},
         "notes": list(result.notes),

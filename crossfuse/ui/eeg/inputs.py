@@ -16,7 +16,7 @@ TYPES = (
     *("csv", "tsv", "txt", "npz", "dat", "mat", "zip"),
 )
 LIMIT_MB = 400
-KEEP = {"persist_state": "session"}
+KEEP: dict[str, Any] = {"persist_state": "session"}
 
 
 def ask() -> Request | None:
