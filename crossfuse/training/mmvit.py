@@ -24,6 +24,8 @@ from torch import Tensor
 
 from crossfuse import weights
 from crossfuse.data.image_folders import Photographs, read_photographs
+from crossfuse.errors import CrossfuseError
+from crossfuse.models.frozen_front import FrozenFront
 from crossfuse.models.mmvit import MMViT, MMViTConfig
 from crossfuse.training import distillation
 from crossfuse.training.mmvit_evaluation import (
@@ -31,7 +33,14 @@ from crossfuse.training.mmvit_evaluation import (
     calibrate,
     evaluate,
 )
-from crossfuse.training.mmvit_trainer import Material, Trained, fit, load_average
+from crossfuse.training.mmvit_material import (
+    AugmentedPhotographs,
+    KeptMaps,
+    Material,
+    keep_maps,
+    smoothed,
+)
+from crossfuse.training.mmvit_trainer import Trained, fit, load_average
 from crossfuse.training.warm_start import warm_start
 
 __all__ = ["add_evaluate_arguments", "add_train_arguments", "evaluate", "train"]
@@ -62,6 +71,10 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--coarse-outside", type=int, default=0, metavar="SIDE",
         help="the outside photographs' true side, where that is coarser: some of ours get it too",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep-maps", action="store_true",
+        help="compute the frozen stem once for each whole photograph: for machines without a GPU",
     )  # fmt: skip
     parser.add_argument("--epochs", type=float, default=30.0)
     parser.add_argument("--minutes", type=float, help="end after so many minutes instead")
@@ -102,14 +115,16 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.prepare_only:
         return
     config = config_of(arguments, len(photographs.classes))
-    model = begun_model(config, photographs, arguments)
+    model = begun_model(config, arguments)
     teacher = None
     if arguments.distil > 0:
         teacher = distillation.Teacher()
         teacher.to(arguments.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         teacher.match(photographs, arguments.side)
-    material = material_of(photographs, teacher, arguments)
-    trained = fit(model, material, teacher, arguments)
+    material = material_of(photographs, model, teacher, arguments)
+    if config.stem == "lite2" and not arguments.start:
+        warm(model, material, photographs, arguments)
+    trained = fit(model, material, arguments)
     model.load_state_dict(trained.average, strict=False)
     figures, calibration = calibrate(model.eval(), validation)
     card = _card(arguments, config, photographs, figures, calibration, trained)
@@ -119,9 +134,7 @@ def train(arguments: argparse.Namespace) -> None:
         weights.save_weights(arguments.name, model, card, half=True)
 
 
-def begun_model(
-    config: MMViTConfig, photographs: Photographs, arguments: argparse.Namespace
-) -> MMViT:
+def begun_model(config: MMViTConfig, arguments: argparse.Namespace) -> MMViT:
     """A model before its first step, on the device."""
     model = MMViT(config)
     if config.stem == "lite2":
@@ -129,40 +142,64 @@ def begun_model(
         model.stem.load_state_dict(distillation.front_state(state))
     if arguments.start:
         load_average(model, arguments.start)
-    model.to(arguments.device)
-    if config.stem == "lite2" and not arguments.start:
-        chosen = np.arange(0, len(photographs), max(1, len(photographs) // WARM_START))
-        taps = [
+    return model.to(arguments.device)
+
+
+def warm(
+    model: MMViT, material: Material, photographs: Photographs, arguments: argparse.Namespace
+) -> None:
+    """:func:`warm_start` from some of the photographs."""
+    chosen = np.arange(0, len(photographs), max(1, len(photographs) // WARM_START))
+    labels = _on(photographs.labels[chosen], arguments.device)
+    if isinstance(material, KeptMaps):
+        taps = tuple(tap[chosen].float() for tap in material.taps)
+    else:
+        parts = [
             model.stem(distillation.to_teacher(_on(pixels, arguments.device), arguments.side))
             for pixels in np.array_split(photographs.pixels[chosen], -(-len(chosen) // 64))
         ]
-        joined = tuple(torch.cat(parts) for parts in zip(*taps, strict=True))
-        warm_start(model, joined, _on(photographs.labels[chosen], arguments.device))
-    return model
+        taps = tuple(torch.cat(found) for found in zip(*parts, strict=True))
+    warm_start(model, taps, labels)
 
 
 def material_of(
-    photographs: Photographs, teacher: distillation.Teacher | None, arguments: argparse.Namespace
+    photographs: Photographs,
+    model: MMViT,
+    teacher: distillation.Teacher | None,
+    arguments: argparse.Namespace,
 ) -> Material:
-    """The photographs on the device; of the outside ones, those that the teacher does not know."""
+    """The photographs on the device; of the outside ones, those that the teacher does not know.
+
+    Raises:
+        CrossfuseError: ``--keep-maps`` for a stem that is trained.
+    """
+    classes, side, stem = len(photographs.classes), arguments.side, model.stem
+    frozen = stem if isinstance(stem, FrozenFront) else None
+    if arguments.keep_maps and frozen is None:
+        raise CrossfuseError("--keep-maps is for the frozen stem: --stem lite2.")
     outside = None
     if arguments.outside:
-        side = arguments.stored_side or arguments.side
-        others = read_photographs(arguments.outside, "train", side)
+        others = read_photographs(arguments.outside, "train", arguments.stored_side or side)
         outside = _on(others.pixels, arguments.device)
         if teacher is not None:
-            mass = [
-                teacher(distillation.to_teacher(part, arguments.side)).mass
-                for part in outside.split(64)
-            ]
+            mass = [teacher(distillation.to_teacher(part, side)).mass for part in outside.split(64)]
             outside = outside[torch.cat(mass) < KNOWN_TO_TEACHER]
             print(f"outside: {len(outside)} of {len(others)} photographs are used", flush=True)
-    return Material(
-        _on(photographs.pixels, arguments.device),
-        _on(photographs.labels, arguments.device),
-        len(photographs.classes),
-        outside,
-    )
+    pixels = _on(photographs.pixels, arguments.device)
+    labels = _on(photographs.labels, arguments.device)
+    if not arguments.keep_maps:
+        return AugmentedPhotographs(pixels, labels, classes, arguments, frozen, teacher, outside)
+    assert frozen is not None
+    strides = {min(model.config.stride << view, 32) for view in range(model.config.views)}
+    taps, pooled = keep_maps(pixels, side, frozen, teacher, strides=strides)
+    targets = smoothed(labels, classes)
+    if teacher is not None and pooled is not None:
+        said = teacher.classifier(pooled.float())[:, teacher.matched].softmax(-1)
+        targets = torch.lerp(targets, said, arguments.distil)
+    kept = None
+    if outside is not None:
+        kept, _ = keep_maps(outside, side, frozen, None, strides=strides)
+    return KeptMaps(taps, labels, targets, pooled, side, kept)
 
 
 def _on(values: np.ndarray, device: str) -> Tensor:

@@ -74,7 +74,6 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     torch.set_num_threads(arguments.threads)
     photographs = cached_photographs(arguments, "train")
     validation = cached_photographs(arguments, "val")
-    material = material_of(photographs, None, arguments)
     labels = torch.from_numpy(validation.labels)
     folder: Path = arguments.out
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +90,8 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             arguments.out = folder / f"{name.replace(' ', '_')}_{seed}"
             torch.manual_seed(seed)
             model = MMViT(chosen[name])
-            trained = fit(model, material, None, arguments)
+            material = material_of(photographs, model, None, arguments)
+            trained = fit(model, material, arguments)
             model.load_state_dict(trained.average, strict=False)
             logits = predict(model.eval(), validation.pixels)
             row = {

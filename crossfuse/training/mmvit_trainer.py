@@ -22,51 +22,13 @@ from torch.nn import functional as F
 
 from crossfuse import weights
 from crossfuse.errors import CrossfuseError
-from crossfuse.models.mmvit import MMViT
-from crossfuse.training import augmentation
-from crossfuse.training.distillation import Teacher
+from crossfuse.models.mmvit import MMViT, MMViTOutput
+from crossfuse.training.mmvit_material import Drawn, Material
 
 SAVE_EVERY = 120.0  # seconds
 SAY_EVERY = 50  # steps
-SMOOTHING = 0.1
-OUTSIDE_SHARE, OUTSIDE_WEIGHT = 0.125, 0.5
+OUTSIDE_WEIGHT = 0.5
 UNMIXED_END = 0.9  # after this share of a run pictures are no longer mixed
-COARSE = 0.25  # share of a batch made coarse where the outside pictures are coarse
-
-
-@dataclass(frozen=True)
-class Material:
-    """Photographs on the device: ``pixels`` (N, side, side, 3) uint8, ``labels`` (N,), ``classes``
-    how many; ``outside`` (M, side, side, 3), of none of the classes, or None."""
-
-    pixels: Tensor
-    labels: Tensor
-    classes: int
-    outside: Tensor | None = None
-
-    def batch(
-        self, index: Tensor, side: int, arguments: argparse.Namespace, mix: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Augmented pictures (B, 3, side, side) and targets (B, classes), those outside last."""
-        targets = F.one_hot(self.labels[index], self.classes) * (1 - SMOOTHING)
-        targets = targets + SMOOTHING / self.classes
-        images = self._augmented(self.pixels[index], side, arguments)
-        if self.outside is not None and arguments.coarse_outside:
-            images = augmentation.coarsened(images, arguments.coarse_outside, COARSE)
-        if mix:
-            images, targets = augmentation.mixed(images, targets, arguments.mixup, arguments.cutmix)
-        if self.outside is not None:
-            count = int(OUTSIDE_SHARE * len(index))
-            drawn = torch.randint(len(self.outside), (count,), device=index.device)
-            others = self._augmented(self.outside[drawn], side, arguments)
-            images = torch.cat([images, others])
-            even = torch.full_like(targets[:1], 1 / self.classes)
-            targets = torch.cat([targets, even.expand(count, -1)])
-        return images.contiguous(memory_format=torch.channels_last), targets
-
-    def _augmented(self, pixels: Tensor, side: int, arguments: argparse.Namespace) -> Tensor:
-        crops = augmentation.random_crops(pixels, side, arguments.crop)
-        return augmentation.recoloured(crops, arguments.colour)
 
 
 @dataclass(frozen=True)
@@ -86,9 +48,7 @@ def side_at(progress: float, begin: int, end: int) -> int:
     return min(end, 16 * int((begin + share * (end - begin)) / 16 + 0.5))
 
 
-def fit(
-    model: MMViT, material: Material, teacher: Teacher | None, arguments: argparse.Namespace
-) -> Trained:
+def fit(model: MMViT, material: Material, arguments: argparse.Namespace) -> Trained:
     """Train ``model`` in place; resumes from the checkpoint under ``--out`` where there is one.
 
     Raises:
@@ -100,7 +60,7 @@ def fit(
             f"There are {count} photographs to train on, fewer than one batch of "
             f"{arguments.batch}; a smaller --batch would work."
         )
-    device = material.pixels.device
+    device = material.labels.device
     on_gpu = device.type == "cuda"
     model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -170,8 +130,8 @@ def fit(
                 group["lr"] = arguments.rate * rate
             side = side_at(done, begin_side, end_side)
             with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
-                images, targets = material.batch(index, side, arguments, done < UNMIXED_END)
-                loss = loss_of(model, forward, projection, images, targets, teacher, arguments)
+                drawn = material.draw(index, side, done < UNMIXED_END)
+                loss = loss_of(forward(drawn.features, drawn.image), drawn, projection)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -200,35 +160,15 @@ def fit(
     return Trained(state, seen / count, seen / max(elapsed, 1e-9))
 
 
-def loss_of(
-    model: MMViT,
-    forward: object,
-    projection: nn.Linear,
-    images: Tensor,
-    targets: Tensor,
-    teacher: Teacher | None,
-    arguments: argparse.Namespace,
-) -> Tensor:
-    """Cross-entropy, to labels and teacher; with a teacher also 1 - cosine of the features."""
-    assert callable(forward)
-    inside = min(arguments.batch, len(images))
-    opinion = teacher(images) if teacher is not None else None
-    image = (images.shape[2], images.shape[3])
-    if opinion is not None:
-        soft = torch.lerp(targets[:inside], opinion.probabilities[:inside], arguments.distil)
-        targets = torch.cat([soft, targets[inside:]])
-    if model.config.stem == "lite2":
-        features = opinion.taps if opinion is not None else model.stem(images)
-    else:
-        features = augmentation.erased(images)
-    output = forward(features, image)
-    losses = F.cross_entropy(output.logits.float(), targets, reduction="none")
-    loss = losses[:inside].mean()
-    if len(losses) > inside:
-        loss = loss + OUTSIDE_WEIGHT * losses[inside:].mean()
-    if opinion is not None:
-        guess = projection(output.features)
-        loss = loss + 1 - F.cosine_similarity(guess.float(), opinion.pooled, dim=-1).mean()
+def loss_of(output: MMViTOutput, drawn: Drawn, projection: nn.Module) -> Tensor:
+    """Cross-entropy to the targets; with a teacher also 1 - cosine of projected features."""
+    losses = F.cross_entropy(output.logits.float(), drawn.targets, reduction="none")
+    loss = losses[: drawn.inside].mean()
+    if len(losses) > drawn.inside:
+        loss = loss + OUTSIDE_WEIGHT * losses[drawn.inside :].mean()
+    if drawn.pooled is not None:
+        guess = projection(output.features[: len(drawn.pooled)])
+        loss = loss + 1 - F.cosine_similarity(guess.float(), drawn.pooled, dim=-1).mean()
     return loss
 
 

@@ -248,6 +248,18 @@ def test_a_distilled_run_on_the_frozen_stem(miniature: Path, tmp_path: Path) -> 
         torch.testing.assert_close(state[f"stem.{name}"], value.half().to(value.dtype))
 
 
+def test_maps_of_the_stem_can_be_kept_instead(
+    miniature: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outside = ("--outside", str(miniature / "others"), "--keep-maps")
+    options = ("--distil", "0.5", "--width", "16", "--epochs", "1", "--side", "64", *outside)
+    assert train(miniature, tmp_path, *options) == 0
+    _, card = weights.load_weights("weights", folder=tmp_path)
+    assert card["metrics"]["top1"] > 1 / 3
+    assert train(miniature, tmp_path / "other", *SCRATCH, "--keep-maps") == 1
+    assert "--stem lite2" in capsys.readouterr().err
+
+
 def test_a_warm_start_tells_the_classes_apart_before_any_step(
     photographs: Photographs, teacher: distillation.Teacher
 ) -> None:
