@@ -8,8 +8,9 @@ probability says little about pictures of other things. Three scores of the logi
     energy       T log sum exp(z / T)                   Liu et al. 2020, arXiv 2010.03759
 
 A score has no unit that a reader knows. So it is told as a rank: the share of photographs of the
-classes, held out from training, that score lower (``typicality``). "None of these" is said below a
-rank of, say, 0.1: then a tenth of the photographs of the classes are turned away too.
+classes, held out from training, that score lower (``typicality``). Below the rank that the card
+names, "none of these" is said; :func:`crossfuse.training.mmvit_evaluation.calibration_of` says how
+the rank is found.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from crossfuse.explain.typicality import quantiles, score, typicality
 from crossfuse.models.mmvit import MMViT
 from crossfuse.training.distillation import to_teacher
 
-TURNED_AWAY = 0.1  # share of photographs of the classes that "none of these" is said of
-SCORE = "energy"
+TURNED_AWAY = 0.1  # least share of photographs of the classes that "none of these" is said of
+RIGHT = 0.85  # share of the named photographs that are to be named rightly
 
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +59,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, float | int | str]:
     labels = torch.from_numpy(photographs.labels[index])
     figures: dict[str, float | int | str] = {"weights": name, "photographs": len(index)}
     figures |= measure(logits, labels, card["calibration"]["temperature"])
+    figures |= naming(logits, labels, card["calibration"])
     if arguments.apart:
         if not any(arguments.apart in name for name in photographs.names):
             raise CrossfuseError(f"No photograph has {arguments.apart!r} in its name.")
@@ -69,7 +70,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, float | int | str]:
     if arguments.outside:
         others = read_photographs(arguments.outside, arguments.split, model.config.image_size)
         outside = predict(model, others.pixels)
-        figures |= rejection(logits, outside, card["calibration"])
+        figures |= rejection(logits, outside, card["calibration"], labels)
     return figures
 
 
@@ -112,24 +113,51 @@ def calibrate(model: MMViT, photographs: Photographs) -> tuple[dict[str, float],
     calibration = calibration_of(logits[half], labels[half])
     figures = measure(logits, labels, calibration["temperature"])
     held_out = measure(logits[~half], labels[~half], calibration["temperature"])
+    held_out |= naming(logits[~half], labels[~half], calibration)
     figures |= {f"held_out_{name}": value for name, value in held_out.items()}
     return figures, calibration
 
 
 def calibration_of(
-    logits: Tensor, labels: Tensor, *, by: str = SCORE, turned_away: float = TURNED_AWAY
+    logits: Tensor, labels: Tensor, *, by: str = "confidence", turned_away: float = TURNED_AWAY
 ) -> dict[str, Any]:
     """A card's calibration from photographs (or sounds) of the classes that were not trained on.
 
-    The temperature of least log-loss, the score by which "none of these" is said, its quantiles,
-    and the rank below which it is said (:mod:`crossfuse.explain.typicality`).
+    The temperature of least log-loss; the score by which "none of these" is said, with its
+    quantiles; and ``threshold``, the rank below which it is said
+    (:mod:`crossfuse.explain.typicality`). That rank is the lowest above which 85 % of what is named
+    is named rightly (selective classification, Geifman & El-Yaniv 2017, arXiv 1705.08500), but at
+    least a tenth: a model that is nearly always right is to doubt pictures of other things, too.
     """
-    calibration = {
+    calibration: dict[str, Any] = {
         "temperature": fit_temperature(logits, labels),
         "score": by,
-        "threshold": turned_away,
     }
-    return calibration | {"quantiles": quantiles(score(logits, calibration))}
+    scores = score(logits, calibration)
+    order = scores.argsort(descending=True)
+    right = (logits.argmax(-1) == labels)[order].float()
+    share = right.cumsum(0) / torch.arange(1, len(right) + 1)
+    good = torch.nonzero(share >= RIGHT).flatten()
+    named = (int(good[-1]) + 1) / len(right) if len(good) else 0.0
+    threshold = round(max(turned_away, 1 - named), 4)
+    return calibration | {"threshold": threshold, "quantiles": quantiles(scores)}
+
+
+def naming(logits: Tensor, labels: Tensor, calibration: dict[str, Any]) -> dict[str, float]:
+    """``named``: share of photographs of the classes that get a name; ``named_right``: of those,
+    the share whose name is right."""
+    named = ranks(logits, calibration) >= calibration["threshold"]
+    right = (logits.argmax(-1) == labels).numpy()
+    return {
+        "named": float(named.mean()),
+        "named_right": float(right[named].mean()) if named.any() else 0.0,
+    }
+
+
+def ranks(logits: Tensor, calibration: dict[str, Any]) -> np.ndarray:
+    """How typical each picture is: (B, classes) -> (B,) from 0 to 1."""
+    known = calibration["quantiles"]
+    return np.array([typicality(float(value), known) for value in score(logits, calibration)])
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -139,23 +167,32 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return float(candidates[losses.argmin()])
 
 
-def rejection(inside: Tensor, outside: Tensor, calibration: dict[str, Any]) -> dict[str, float]:
+def rejection(
+    inside: Tensor,
+    outside: Tensor,
+    calibration: dict[str, Any],
+    labels: Tensor | None = None,
+) -> dict[str, float]:
     """How well the score tells logits of photographs of the classes from those of other things.
 
     ``rejected_inside``, ``rejected_outside``: shares of which "none of these" is said; ``auroc``:
     probability that one of the classes scores higher than another thing; ``fpr95``: share of other
-    things that pass where 95 % of the classes' photographs do.
+    things that pass where 95 % of the classes' photographs do. With labels ``auroc_right``: the
+    same for the photographs that would be named rightly, which are those that should pass.
     """
     known, other = (score(part, calibration).numpy() for part in (inside, outside))
+    threshold = calibration["threshold"]
 
-    def rejected(scores: np.ndarray) -> float:
-        ranks = [typicality(float(value), calibration["quantiles"]) for value in scores]
-        return float(np.mean(np.array(ranks) < calibration["threshold"]))
+    def auroc(scores: np.ndarray) -> float:
+        truth = np.repeat([1, 0], [len(scores), len(other)])
+        return float(roc_auc_score(truth, np.concatenate([scores, other])))
 
-    truth = np.repeat([1, 0], [len(known), len(other)])
-    return {
-        "rejected_inside": rejected(known),
-        "rejected_outside": rejected(other),
-        "auroc": float(roc_auc_score(truth, np.concatenate([known, other]))),
+    found = {
+        "rejected_inside": float((ranks(inside, calibration) < threshold).mean()),
+        "rejected_outside": float((ranks(outside, calibration) < threshold).mean()),
+        "auroc": auroc(known),
         "fpr95": float((other >= np.quantile(known, 0.05)).mean()),
     }
+    if labels is not None:
+        found["auroc_right"] = auroc(known[(inside.argmax(-1) == labels).numpy()])
+    return found

@@ -32,6 +32,7 @@ from crossfuse.training.mmvit_evaluation import (
     calibration_of,
     fit_temperature,
     measure,
+    naming,
     predict,
     rejection,
 )
@@ -402,6 +403,18 @@ def test_measures_of_known_logits() -> None:
     assert fit_temperature(wrong, labels) == pytest.approx(4)
 
 
+def test_what_is_named_is_named_rightly_as_often_as_promised() -> None:
+    torch.manual_seed(0)
+    labels = torch.randint(5, (4000,))
+    logits = 2 * torch.eye(5)[labels] * torch.rand(4000, 1) + torch.randn(4000, 5)
+    half = torch.arange(4000) % 2 == 0
+    assert measure(logits, labels, 1.0)["top1"] < 0.7
+    calibration = calibration_of(logits[half], labels[half])
+    shares = naming(logits[~half], labels[~half], calibration)
+    assert shares["named_right"] == pytest.approx(0.85, abs=0.06)
+    assert shares["named"] == pytest.approx(1 - calibration["threshold"], abs=0.05)
+
+
 @pytest.mark.parametrize("name", SCORES)
 def test_none_of_these_is_said_of_the_least_typical(name: str) -> None:
     torch.manual_seed(0)
@@ -414,6 +427,8 @@ def test_none_of_these_is_said_of_the_least_typical(name: str) -> None:
     assert shares["rejected_outside"] > 0.5
     assert shares["auroc"] > 0.9
     assert shares["fpr95"] < 0.5
+    with_labels = rejection(known, torch.randn(50, 3), calibration, labels)
+    assert with_labels["auroc_right"] >= with_labels["auroc"]
     ranks = [typicality(float(v), calibration["quantiles"]) for v in score(known, calibration)]
     assert np.sort(ranks) == pytest.approx(np.linspace(0, 1, 300), abs=0.05)
 
