@@ -18,11 +18,17 @@ def pooled(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def tag_probabilities(out: MITOutput) -> Tensor:
-    """(B, K): sigmoid of the mean of what class tokens and pooled CAMs say, on both sides."""
-    said = [out.class_3d, pooled(segment_logits(out), out.segment_mask)]
+    """(B, K): sigmoid of the mean of what class tokens and pooled CAMs say.
+
+    Where photographs take part, the fused class tokens and the photographs' CAM speak: which
+    classes there are is seen far better on photographs (average precision on held-out training
+    rooms .92, against .67 from the cloud). Without them, the 3-D class tokens and the 3-D CAM.
+    """
     if out.class_scores:
-        said += [out.class_fused, pooled(out.cam_2d, out.view_mask)]
-    return torch.stack(said).mean(0).sigmoid()
+        said = (out.class_fused, pooled(out.cam_2d, out.view_mask))
+    else:
+        said = (out.class_3d, pooled(segment_logits(out), out.segment_mask))
+    return ((said[0] + said[1]) / 2).sigmoid()
 
 
 def segment_logits(out: MITOutput) -> Tensor:
