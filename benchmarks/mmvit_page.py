@@ -1,0 +1,78 @@
+"""The MMViT page as a reader waits for it: a file dropped to the linked view, then cell to cell.
+
+    crossfuse bench mmvit_page --json
+
+A server that has answered once takes ``--runs`` photographs of 1280 x 960, each new to it, each in
+a session of its own. ``picture``: from giving the file to the browser to the first paint of the
+linked view. ``cell``: from the pointer's event to the next frame after the paint, for ``--moves``
+cells of the asking view; no request leaves the browser. Medians and worst, in seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+from playwright.sync_api import Page, sync_playwright
+
+from benchmarks.first_paint import ARGUMENTS, ROOT, server
+from benchmarks.linked_view import MOVE
+from benchmarks.mmca_page import LONG, picture
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--moves", type=int, default=40)
+
+
+def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows {case, seconds, worst, runs}."""
+    pictures, cells = [], []
+    with sync_playwright() as playwright, server(ROOT / "app.py", ROOT) as (url, _):
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=ARGUMENTS
+        )
+        for turn in range(arguments.runs + 1):  # the first loads the weights
+            page = browser.new_page(viewport={"width": 1440, "height": 900})
+            pictures.append(_picture(page, url, turn))
+            if turn == arguments.runs:
+                cells = _cells(page, arguments.moves)
+            page.close()
+        browser.close()
+    cases = {"picture": pictures[1:], "cell": cells}
+    return [
+        {
+            "case": case,
+            "seconds": round(statistics.median(taken), 3),
+            "worst": round(max(taken), 3),
+            "runs": len(taken),
+        }
+        for case, taken in cases.items()
+    ]
+
+
+def _picture(page: Page, url: str, turn: int) -> float:
+    """Open the page for own pictures, give it one; seconds to the first paint of the view."""
+    page.goto(f"{url}/mmvit?lang=en&mmvit_picture=own&mmvit_section=between")
+    chooser = page.locator("input[type=file]").first
+    chooser.wait_for(state="attached", timeout=LONG)
+    page.wait_for_timeout(1500)
+    start = time.perf_counter()
+    chooser.set_input_files(
+        [{"name": f"{turn}.jpg", "mimeType": "image/jpeg", "buffer": picture(turn)}]
+    )
+    page.locator(".view[data-paints]").first.wait_for(timeout=LONG)
+    return time.perf_counter() - start
+
+
+def _cells(page: Page, moves: int) -> list[float]:
+    """Seconds from a move of the pointer to the frame in which its cell's rows are painted."""
+    page.wait_for_timeout(2000)  # the rest of the page
+    canvas = page.locator(".view .panel-image_grid canvas").first.element_handle()
+    places = np.random.default_rng(0).uniform(0.3, 0.7, (moves, 2)).tolist()
+    taken = [page.evaluate(MOVE, [canvas, x, y]) for x, y in places]
+    return [pair[1] / 1000 for pair in taken if pair]
