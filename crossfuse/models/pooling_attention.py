@@ -329,7 +329,7 @@ class PoolingAttention(nn.Module):
             found = attend(query, coded, padded, mask=mask, scale=1.0, want=want)
             context = found.output[..., : self.head_width]
             return iter(context.split(sizes, dim=2)), Attended(context, found.weights)
-        outputs = []
+        outputs: list[Tensor] = []
         for view, own in queries.items():
             for part in own:
                 row = sum(output.shape[2] for output in outputs)
@@ -415,7 +415,7 @@ def attend_by_tiles(
         some = slice(sample, sample + samples)
         for row in range(0, count, step):
             rows = slice(row, row + step)
-            tile = [tuple(part[some, :, rows] for part in pair) for pair in scores]
+            tile = [(down[some, :, rows], along[some, :, rows]) for down, along in scores]
             output[some, :, rows] = attend(
                 query[some, :, rows],
                 key[some],
