@@ -49,7 +49,7 @@ def draw(result: Result, photo: Photo, key: str = "mmvit_pyramid") -> None:
                 title=t(f"mmvit.panel_{role}_class"),
                 part=CLASS_TOKEN,
                 role=role,  # type: ignore[arg-type]
-                width=0.32,
+                width=0.4,
             )
         )
     count = len(views) + 1
