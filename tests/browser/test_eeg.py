@@ -11,7 +11,7 @@ from playwright.sync_api import Locator, Page, expect
 from crossfuse.data.eeg import simulated
 
 APP = "app.py"
-LONG = 90_000  # ms; an upload loads torch and the weights
+LONG = 180_000  # ms; an upload loads torch and the weights
 
 
 def open_page(page: Page, start_app, query: str = "") -> Locator:
@@ -19,6 +19,12 @@ def open_page(page: Page, start_app, query: str = "") -> Locator:
     view = page.locator(".st-key-eeg_relevance .view[data-paints]")
     expect(view).to_be_visible(timeout=LONG)
     return view
+
+
+def upload(page: Page, start_app, name: str, content: bytes) -> None:
+    page.goto(f"{start_app(APP)}/eeg?lang=en&eeg_source=upload")
+    file = {"name": name, "mimeType": "application/octet-stream", "buffer": content}
+    page.locator("input[type=file]").first.set_input_files(file, timeout=LONG)
 
 
 def says(view: Locator) -> Locator:
@@ -84,10 +90,7 @@ def test_a_proposal_is_accepted(start_app, page):
     signal[3] *= 30
     stream = io.BytesIO()
     np.savez(stream, signal=signal, rate=recording.rate, names=np.array(recording.names))
-    page.goto(f"{start_app(APP)}/eeg?lang=en&eeg_source=upload")
-    page.locator("input[type=file]").first.set_input_files(
-        {"name": "loud.npz", "mimeType": "application/octet-stream", "buffer": stream.getvalue()}
-    )
+    upload(page, start_app, "loud.npz", stream.getvalue())
     pill = page.get_by_role("button", name="F4: ")
     expect(pill).to_contain_text("times the usual amplitude", timeout=LONG)
     pill.click()
@@ -95,10 +98,7 @@ def test_a_proposal_is_accepted(start_app, page):
 
 
 def test_garbage_is_told_in_a_sentence(start_app, page):
-    page.goto(f"{start_app(APP)}/eeg?lang=en&eeg_source=upload")
-    page.locator("input[type=file]").first.set_input_files(
-        {"name": "a.edf", "mimeType": "application/octet-stream", "buffer": b"0       " + b"x" * 40}
-    )
+    upload(page, start_app, "a.edf", b"0       " + b"x" * 40)
     expect(page.get_by_text("ends inside its header")).to_be_visible(timeout=LONG)
 
 
