@@ -26,6 +26,7 @@ learnt mixture of mean and maximum, and c0 also sees the mean of E), and ``box_p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
@@ -37,13 +38,16 @@ from torch import Tensor, nn
 from crossfuse.attention import NOTHING, LayerMap, Want, attend, merge_heads, split_heads
 from crossfuse.errors import CrossfuseError
 
+BANK_SHARPNESS = 20.0
+
 
 @dataclass(frozen=True)
 class MMCAConfig:
     """Sizes and choices. ``regions``/``words`` name the encoders the features come from.
 
     ``tuned`` names the weights of encoders that were trained together with the model
-    (:mod:`crossfuse.encoders.tuned`); without it they are as published.
+    (:mod:`crossfuse.encoders.tuned`); without it they are as published. ``bank``: how many
+    photographs and sentences are kept to measure hubness by (:meth:`MMCA.hubness`).
     """
 
     region_size: int = 1448
@@ -64,6 +68,7 @@ class MMCAConfig:
     regions: str = "proposals"
     words: str = "minilm"
     tuned: str = ""
+    bank: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -104,7 +109,8 @@ class MMCAConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MMCAConfig:
-        return cls(**{**values, "windows": tuple(values["windows"])})
+        tuples = {key: tuple(values[key]) for key in ("windows", "bank") if key in values}
+        return cls(**{**values, **tuples})
 
 
 @dataclass(frozen=True)
@@ -249,6 +255,11 @@ class MMCA(nn.Module):
         self.register_buffer("feature_scale", torch.ones(config.region_size))
         self.feature_mean: Tensor
         self.feature_scale: Tensor
+        # i0 and c0 of photographs and sentences that were held out of training.
+        self.register_buffer("bank_images", torch.zeros(config.bank[0], width))
+        self.register_buffer("bank_sentences", torch.zeros(config.bank[1], width))
+        self.bank_images: Tensor
+        self.bank_sentences: Tensor
         self.region_projection = nn.Linear(config.region_size, width)
         self.position = nn.Linear(5, width) if config.box_position else None
         self.region_norm = nn.LayerNorm(width)
@@ -352,6 +363,26 @@ class MMCA(nn.Module):
         separable = (images.embedding.float() * sentences.embedding.float()).sum(-1)
         similarity = separable + self.config.alpha * crossed
         return MMCAOutput(similarity, separable, crossed, shares / count[:, None], tuple(maps))
+
+    def keep_bank(self, images: Tensor, sentences: Tensor) -> None:
+        """Keep i0 (N, d) and c0 (M, d) of held-out pictures and sentences for :meth:`hubness`."""
+        self.config = replace(self.config, bank=(len(images), len(sentences)))
+        self.bank_images, self.bank_sentences = images.clone(), sentences.clone()
+
+    def hubness(self, embeddings: Tensor, bank: Tensor) -> Tensor:
+        """How near embeddings are to whatever is asked, (B, d) and (N, d) -> (B,).
+
+        Some sentences are near to all photographs, and some photographs to all sentences; they
+        come first for many queries to which they are no answer. Query-bank normalisation
+        (Bogolin et al., CVPR 2022, inverted softmax) takes it off: a ranking by
+        S - log mean exp(b i0 . c0) / b, the mean being over a bank of queries, b = 20 as there.
+        Photographs are measured by ``bank_sentences``, sentences by ``bank_images``. Zero without
+        a bank.
+        """
+        if not len(bank):
+            return embeddings.new_zeros(len(embeddings))
+        near = BANK_SHARPNESS * embeddings.float() @ bank.float().T
+        return (near.logsumexp(1) - math.log(len(bank))) / BANK_SHARPNESS
 
     def alignment(self, images: ImageStates, sentences: SentenceStates) -> Tensor:
         """Head-mean score of word -> region in the first cross unit, for every pair of the batch.

@@ -49,6 +49,7 @@ from crossfuse.training.mmca_trainer import Recipe, Trainer
 from crossfuse.training.mmca_variants import ALPHAS, VARIANTS, Stock, run, split_rows
 
 COMMAND = "crossfuse train mmca --data DIR --work DIR --device cuda"
+MARGIN = 0.03
 LICENCE = (
     "Learnt from Flickr8k photographs and Flickr30K Entities annotations: for non-commercial "
     "research and teaching."
@@ -141,11 +142,14 @@ def _train_from_cache(arguments: argparse.Namespace) -> None:
         trainer.run_epoch(_say)
         trainer.save(checkpoint)
     encoded = encode_split(trainer.average, cache, held_out, KINDS[0])
-    alpha = choose_alpha(trainer.average, encoded, (20, 10), ALPHAS)
-    config = replace(config, alpha=alpha)
+    model = trainer.average
+    alpha = choose_alpha(model, encoded, (20, 10), ALPHAS)
+    model.config = replace(model.config, alpha=alpha)
+    model.keep_bank(encoded.images.embedding, encoded.sentences.embedding)
     folder = arguments.weights or weights.WEIGHTS
-    card = {"model": "mmca", "config": config.to_dict(), "licence": LICENCE, "command": COMMAND}
-    weights.save_weights(arguments.name, trainer.average, card, folder=folder, half=True)
+    about = {"model": "mmca", "config": model.config.to_dict()}
+    card = {**about, "licence": LICENCE, "command": COMMAND}
+    weights.save_weights(arguments.name, model, card, folder=folder, half=True)
     card = {"model": "regions", "config": proposer.config.to_dict(), "licence": LICENCE}
     weights.save_weights("regions", proposer, card, folder=folder, half=True)
 
@@ -158,8 +162,12 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, default=0, help="only the first N photographs")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument(
-        "--shortlist", type=int, nargs=2, default=(50, 10), metavar=("CAPTIONS", "IMAGES"),
-        help="candidates re-scored for each photograph and for each sentence",
+        "--shortlist", type=int, nargs=2, default=(50, 50), metavar=("CAPTIONS", "IMAGES"),
+        help="most candidates re-scored for each photograph and for each sentence",
+    )  # fmt: skip
+    parser.add_argument(
+        "--margin", type=float, default=MARGIN,
+        help="candidates further below the tenth best are not re-scored",
     )  # fmt: skip
     parser.add_argument("--full", action="store_true", help="score every pair (hours on a CPU)")
     parser.add_argument("--alphas", type=float, nargs="*", default=(), help="sweep over alpha")
@@ -185,7 +193,11 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         "photographs": len(photos),
         "regions": arguments.regions,
         "retrieval": retrieval_figures(
-            model, encoded, tuple(arguments.shortlist), tuple(arguments.alphas)
+            model,
+            encoded,
+            tuple(arguments.shortlist),
+            tuple(arguments.alphas),
+            arguments.margin,
         ),
         "proposal_recall_36": {
             kind: proposal_recall([p.all_boxes for p in photos], features.boxes(kind))

@@ -121,9 +121,16 @@ def score_pairs(
 
 
 def retrieval_figures(
-    model: MMCA, encoded: Encoded, shortlist: tuple[int, int], alphas: Sequence[float] = ()
+    model: MMCA,
+    encoded: Encoded,
+    shortlist: tuple[int, int],
+    alphas: Sequence[float] = (),
+    margin: float = np.inf,
 ) -> dict[str, dict[str, float]]:
-    """Recall of i0 . c0 alone, and of S re-ranked; ``alphas`` adds a sweep over the weight."""
+    """Recall of i0 . c0 alone, and of S re-ranked; ``alphas`` adds a sweep over the weight.
+
+    ``bank_...``: both again with hubness taken off, where the model has a bank of queries.
+    """
     separable = encoded.separable
     found = {"separable": recalls(separable)}
     kept: dict[str, np.ndarray] = {}
@@ -132,16 +139,34 @@ def retrieval_figures(
         kept["crossed"] = score_pairs(model, encoded, images, captions)
         return separable[images, captions] + model.config.alpha * kept["crossed"]
 
-    to_text, to_image, figures = rerank(separable, score, shortlist)
+    to_text, to_image, figures = rerank(separable, score, shortlist, margin=margin)
     found["reranked"] = two_way_recalls(to_text, to_image) | figures
     for alpha in alphas:
 
         def again(images: np.ndarray, captions: np.ndarray, alpha: float = alpha) -> np.ndarray:
             return separable[images, captions] + alpha * kept["crossed"]
 
-        both = rerank(separable, again, shortlist)
+        both = rerank(separable, again, shortlist, margin=margin)
         found[f"alpha_{alpha}"] = two_way_recalls(both[0], both[1])
+    if any(model.config.bank):
+        hubs = hubness(model, encoded)
+        plain = separable - hubs
+        found["bank_separable"] = recalls(plain)
+
+        def less_hubs(images: np.ndarray, captions: np.ndarray) -> np.ndarray:
+            return score(images, captions) - hubs[images, captions]
+
+        both = rerank(plain, less_hubs, shortlist, margin=margin)
+        found["bank_reranked"] = two_way_recalls(both[0], both[1]) | both[2]
     return found
+
+
+@torch.inference_mode()
+def hubness(model: MMCA, encoded: Encoded) -> np.ndarray:
+    """(N, 5 N): what query-bank normalisation takes off each pair; ranks need one of its parts."""
+    images = model.hubness(encoded.images.embedding, model.bank_sentences)
+    sentences = model.hubness(encoded.sentences.embedding, model.bank_images)
+    return (images[:, None] + sentences[None]).cpu().numpy()
 
 
 def choose_alpha(

@@ -143,18 +143,20 @@ def run(
             trainer.save(checkpoint)
         if after_epoch is not None:
             after_epoch(trainer)
-    if recipe.joint and len(held_out):
-        set_alpha(trainer, held_out, say)
+    if len(held_out):
+        settle(trainer, held_out, say)
     return trainer
 
 
-def set_alpha(trainer: Trainer, held_out: np.ndarray, say: Say) -> None:
-    """Give the averaged model the alpha that does best on photographs held out of training."""
+def settle(trainer: Trainer, held_out: np.ndarray, say: Say) -> None:
+    """What photographs held out of training are for: alpha of the averaged model, and its bank."""
     source, model = trainer.source, trainer.average
     assert isinstance(source, PixelSource)
     assert trainer.average_encoders is not None
     features = SplitFeatures(source, trainer.average_encoders)
     encoded = encode_split(model, features, held_out, "proposals")
-    alpha = choose_alpha(model, encoded, SHORTLIST, ALPHAS)
-    say(f"alpha {alpha} is best on {len(held_out)} photographs held out")
-    model.config = replace(model.config, alpha=alpha)
+    if trainer.recipe.joint:
+        alpha = choose_alpha(model, encoded, SHORTLIST, ALPHAS)
+        say(f"alpha {alpha} is best on {len(held_out)} photographs held out")
+        model.config = replace(model.config, alpha=alpha)
+    model.keep_bank(encoded.images.embedding, encoded.sentences.embedding)

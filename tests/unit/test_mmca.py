@@ -199,3 +199,18 @@ def test_rates_warm_up_and_end_at_zero_and_encoders_join_later() -> None:
     assert recipe.tuning(0.2) == 0.0
     assert recipe.tuning(0.225) == pytest.approx(0.5)
     assert recipe.tuning(0.3) == 1.0
+
+
+def test_hubness_is_what_an_embedding_has_in_common_with_a_bank() -> None:
+    model = network()
+    unit = torch.eye(4, model.config.width)
+    assert torch.equal(model.hubness(unit, model.bank_images), torch.zeros(4))
+    model.keep_bank(unit[:2], unit[:3])
+    assert model.config.bank == (2, 3)
+    b = 20.0
+    near = np.log((np.exp(b) + 1) / 2) / b  # the first vector: one of two in the bank
+    found = model.hubness(unit, model.bank_images)
+    assert found.tolist() == pytest.approx([near, near, 0.0, 0.0], abs=1e-6)
+    copy = MMCA(model.config)
+    copy.load_state_dict(model.state_dict(), strict=True)
+    assert torch.equal(copy.bank_sentences, unit[:3])

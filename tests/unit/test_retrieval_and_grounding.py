@@ -60,3 +60,14 @@ def test_grounding_and_its_baselines() -> None:
     assert bases["centre_small"] == 0
     assert bases["centre_all"] == 50
     assert bases["largest_true_box_all"] == 100
+
+
+def test_candidates_far_below_the_tenth_are_not_scored_and_change_nothing() -> None:
+    rng = np.random.default_rng(1)
+    cheap = rng.uniform(0, 1, (40, 200)).astype(np.float32)
+    extra = rng.uniform(-0.02, 0.02, cheap.shape).astype(np.float32)
+    score = cheap + extra
+    *full, whole = rerank(cheap, lambda i, c: score[i, c], (50, 40))
+    *few, figures = rerank(cheap, lambda i, c: score[i, c], (50, 40), margin=0.04)
+    assert two_way_recalls(*few) == two_way_recalls(*full)
+    assert figures["pairs_scored"] < 0.6 * whole["pairs_scored"]
