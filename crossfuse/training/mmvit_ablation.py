@@ -3,10 +3,12 @@
     python -m crossfuse.training.mmvit_ablation --data imagenette --cache CACHE --out RUN \\
         --batch 256 --device cuda --card mmvit_imagenette
 
-Nothing in them was trained elsewhere. Every variant sees the same photographs for as many epochs
-under the same recipe; widths are chosen so that the numbers of parameters are within a few per
-cent. Short runs at few pixels: the differences are about these budgets, not about fully trained
-models. Every run adds a line to ``ablation.jsonl``; runs that are there already are not repeated.
+Nothing in them was trained elsewhere, unless ``--stem lite2`` puts all of them on the frozen stem
+(with ``--keep-maps`` that can be done without a GPU). Every variant sees the same photographs for
+as many epochs under the same recipe; widths are chosen so that the numbers of parameters are within
+a few per cent. Short runs at few pixels: the differences are about these budgets, not about fully
+trained models. Every run adds a line to ``ablation.jsonl``; runs that are there already are not
+repeated.
 """
 
 from __future__ import annotations
@@ -24,7 +26,12 @@ import torch
 
 from crossfuse import weights
 from crossfuse.models.mmvit import MMViT, MMViTConfig
-from crossfuse.training.mmvit import add_train_arguments, cached_photographs, material_of
+from crossfuse.training.mmvit import (
+    add_train_arguments,
+    begun_model,
+    cached_photographs,
+    material_of,
+)
 from crossfuse.training.mmvit_evaluation import measure, predict
 from crossfuse.training.mmvit_trainer import fit
 
@@ -32,9 +39,13 @@ FILE = "ablation.jsonl"
 DEFAULT_SEEDS = (0, 1, 2)
 
 
-def variants(classes: int, side: int) -> dict[str, MMViTConfig]:
-    """The model as it is, and with one thing changed; all of nearly the same size."""
-    base = MMViTConfig.from_scratch(classes, side)
+def variants(classes: int, side: int, stem: str = "residual") -> dict[str, MMViTConfig]:
+    """The model as it is, and with one thing changed; all of nearly the same size.
+
+    On convolutions of their own, or (``stem`` "lite2") on the frozen stem.
+    """
+    make = MMViTConfig.small if stem == "lite2" else MMViTConfig.from_scratch
+    base = make(classes, side)
     size = parameters_of(base)
     changed = {
         "two views": base,
@@ -77,7 +88,9 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     labels = torch.from_numpy(validation.labels)
     folder: Path = arguments.out
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = variants(len(photographs.classes), arguments.side)
+    chosen = variants(len(photographs.classes), arguments.side, arguments.stem)
+    shared = begun_model(chosen["two views"], arguments)
+    material = material_of(photographs, shared, None, arguments)
     ended = time.monotonic() + 60 * (arguments.stop_after or 1e9)
     longest = 0.0
     for seed in arguments.seeds:
@@ -90,7 +103,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             arguments.out = folder / f"{name.replace(' ', '_')}_{seed}"
             torch.manual_seed(seed)
             model = MMViT(chosen[name])
-            material = material_of(photographs, model, None, arguments)
+            model.stem.load_state_dict(shared.stem.state_dict())
             trained = fit(model, material, arguments)
             model.load_state_dict(trained.average, strict=False)
             logits = predict(model.eval(), validation.pixels)
@@ -183,7 +196,9 @@ if __name__ == "__main__":
     parser.add_argument("--variants", nargs="+", help="some of them, in this order")
     parser.add_argument("--stop-after", type=float, help="minutes; begin no run that would be over")
     parser.add_argument("--card", help="put the table into the card of these weights")
-    parser.set_defaults(epochs=30.0, side=64, stored_side=160, cutmix=1.0, crop=0.35, warm_up=100)
+    parser.set_defaults(
+        stem="residual", epochs=30.0, side=64, stored_side=160, cutmix=1.0, crop=0.35, warm_up=100
+    )
     given = parser.parse_args()
     print(json.dumps(run(given), indent=2))
     if given.card:

@@ -291,11 +291,11 @@ def test_the_ablation_gives_a_row_for_every_variant_and_repeats_no_run(
     miniature: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = {
-        name: replace(MMViTConfig.from_scratch(3, 32, views), width=16)
+        name: replace(MMViTConfig.small(3, 64, views), width=16)
         for name, views in (("two views", 2), ("one view", 1))
     }
-    monkeypatch.setattr(mmvit_ablation, "variants", lambda classes, side: chosen)
-    arguments = arguments_of(miniature, "--epochs", "1", "--side", "32")
+    monkeypatch.setattr(mmvit_ablation, "variants", lambda classes, side, stem: chosen)
+    arguments = arguments_of(miniature, "--epochs", "1", "--side", "64", "--keep-maps")
     arguments.out, arguments.seeds = tmp_path, [0, 1]
     arguments.variants = arguments.stop_after = None
     rows = mmvit_ablation.run(arguments)
