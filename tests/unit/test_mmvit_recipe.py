@@ -31,6 +31,7 @@ from crossfuse.training import (
 from crossfuse.training.mmvit_evaluation import (
     calibration_of,
     fit_temperature,
+    lower_bound,
     measure,
     naming,
     predict,
@@ -411,7 +412,9 @@ def test_what_is_named_is_named_rightly_as_often_as_promised() -> None:
     assert measure(logits, labels, 1.0)["top1"] < 0.7
     calibration = calibration_of(logits[half], labels[half])
     shares = naming(logits[~half], labels[~half], calibration)
-    assert shares["named_right"] == pytest.approx(0.85, abs=0.06)
+    assert 0.84 < shares["named_right"] < 0.92
+    bound = lower_bound(torch.arange(1, 101.0) * 0.9)
+    assert 0.8 < float(bound[-1]) < 0.87, "of ninety in a hundred"
     assert shares["named"] == pytest.approx(1 - calibration["threshold"], abs=0.05)
 
 
