@@ -43,7 +43,7 @@ from crossfuse.training.mmca_evaluation import (
     proposal_recall,
     retrieval_figures,
 )
-from crossfuse.training.mmca_regions import anchor_shapes, train_proposer
+from crossfuse.training.mmca_regions import trained_proposer
 from crossfuse.training.mmca_sources import CachedSource, RegionMix
 from crossfuse.training.mmca_trainer import Recipe, Trainer
 from crossfuse.training.mmca_variants import ALPHAS, VARIANTS, Stock, run, split_rows
@@ -67,7 +67,12 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         help="cuda trains from pixels, encoders included; cpu trains over features cached once",
     )  # fmt: skip
     parser.add_argument("--mirror", action="store_true", help="cpu: mirrored photographs too")
-    parser.add_argument("--proposer-epochs", type=int, default=18)
+    parser.add_argument(
+        "--proposer-epochs",
+        type=int,
+        default=0,
+        help="train the region proposer too; 0: as shipped",
+    )
     parser.add_argument("--variant", choices=tuple(VARIANTS), default="whole", help="from pixels")
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=JSON", help="a field of the recipe"
@@ -90,13 +95,15 @@ def train(arguments: argparse.Namespace) -> None:
 
 def _train_from_pixels(arguments: argparse.Namespace, device: torch.device) -> None:
     photos = read_pack(arguments.data)
-    stock = Stock.read(arguments.data, photos, load_region_encoder().proposer, device, _say)
+    rows = _rows(photos, "train")
+    proposer = _proposer(arguments, photos, rows, device)
+    stock = Stock.read(arguments.data, photos, proposer, device, _say)
     recipe = replace(Recipe.on_gpu(), seed=arguments.seed)
     recipe = replace(recipe, **_assignments(arguments.set, Recipe))
     config = replace(MMCAConfig.small(), **_assignments(arguments.model, MMCAConfig))
     arguments.work.mkdir(parents=True, exist_ok=True)
     trainer = run(
-        stock, _rows(photos, "train"), recipe, config, VARIANTS[arguments.variant], _say,
+        stock, rows, recipe, config, VARIANTS[arguments.variant], _say,
         arguments.work / f"{arguments.name}.pt",
     )  # fmt: skip
     save_tuned(trainer, arguments.name, arguments.weights or weights.WEIGHTS)
@@ -123,7 +130,7 @@ def _train_from_cache(arguments: argparse.Namespace) -> None:
     plain = RegionEncoder(load_image_encoder("lite2").network, RegionProposer())
     for flip in (False, True)[: 1 + arguments.mirror]:
         cache_maps(arguments.data, photos, root, plain, _say, flip)
-    proposer = _proposer(work / "proposer.pt", root, photos, rows, arguments.proposer_epochs)
+    proposer = _proposer(arguments, photos, rows, torch.device("cpu"))
     encoder = RegionEncoder(plain.network, proposer)
     for kind in KINDS:
         for flip in (False, True)[: 1 + arguments.mirror]:
@@ -150,8 +157,6 @@ def _train_from_cache(arguments: argparse.Namespace) -> None:
     about = {"model": "mmca", "config": model.config.to_dict()}
     card = {**about, "licence": LICENCE, "command": COMMAND}
     weights.save_weights(arguments.name, model, card, folder=folder, half=True)
-    card = {"model": "regions", "config": proposer.config.to_dict(), "licence": LICENCE}
-    weights.save_weights("regions", proposer, card, folder=folder, half=True)
 
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -287,19 +292,29 @@ def _padded(values: Tensor, short: int) -> Tensor:
 
 
 def _proposer(
-    path: Path, root: Path, photos: Sequence[CaptionedPhoto], rows: np.ndarray, epochs: int
+    arguments: argparse.Namespace,
+    photos: Sequence[CaptionedPhoto],
+    rows: np.ndarray,
+    device: torch.device,
 ) -> RegionProposer:
-    """The trained proposer of a work folder, trained now if it is not there."""
+    """The shipped proposer; with ``--proposer-epochs`` one that is trained now, or was before.
+
+    Its weights are written as ``regions``: the matching model works with those boxes only.
+    """
+    network, path = load_image_encoder("lite2").network, arguments.work / "proposer.pt"
+    if arguments.proposer_epochs == 0:
+        return load_region_encoder().proposer
     if not path.exists():
-        cache = FeatureCache(root)
-        boxes = [photo.all_boxes for photo in photos]
-        shapes = anchor_shapes(np.concatenate([boxes[row] for row in rows]), 12)
-        config = ProposerConfig(shapes=shapes)
-        model = train_proposer(cache.maps, boxes, rows, config, epochs=epochs, log=_say)
-        torch.save({"config": config.to_dict(), "state": model.state_dict()}, path)
-    saved = torch.load(path, weights_only=True)
+        proposer = trained_proposer(
+            arguments.data, photos, rows, network.to(device), arguments.proposer_epochs, _say
+        )
+        torch.save({"config": proposer.config.to_dict(), "state": proposer.state_dict()}, path)
+    saved = torch.load(path, weights_only=True, map_location="cpu")
     proposer = RegionProposer(ProposerConfig.from_dict(saved["config"]))
     proposer.load_state_dict(saved["state"])
+    card = {"model": "regions", "config": proposer.config.to_dict(), "licence": LICENCE}
+    folder = arguments.weights or weights.WEIGHTS
+    weights.save_weights("regions", proposer, card, folder=folder, half=True)
     return proposer.eval()
 
 

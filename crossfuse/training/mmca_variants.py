@@ -24,7 +24,7 @@ from crossfuse.training.mmca_pixels import (
     proposed_boxes,
     read_captions,
 )
-from crossfuse.training.mmca_proposer import read_pixels
+from crossfuse.training.mmca_regions import read_pixels
 from crossfuse.training.mmca_sources import RegionMix
 from crossfuse.training.mmca_trainer import Recipe, Trainer
 

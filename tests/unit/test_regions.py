@@ -10,13 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossfuse.encoders.proposer import (
-    CHANNELS,
-    ProposerConfig,
-    RegionProposer,
-    box_iou,
-    select_boxes,
-)
 from crossfuse.encoders.regions import (
     RegionSet,
     cell_edges,
@@ -28,13 +21,6 @@ from crossfuse.encoders.regions import (
     squashed,
 )
 from crossfuse.errors import CrossfuseError
-from crossfuse.training.mmca_regions import (
-    anchor_shapes,
-    assign,
-    corners,
-    mirrored,
-    proposer_loss,
-)
 
 WHOLE = torch.tensor([[[0.0, 0.0, 1.0, 1.0]]])
 unit = st.floats(0, 1)
@@ -79,46 +65,6 @@ def test_geometry_is_in_pixels_of_the_photograph() -> None:
     found = RegionSet(torch.zeros(36, 4), grid_boxes(), (600, 300), "cells").geometry
     assert np.allclose(found.boxes[-1], [500, 250, 600, 300])
     assert found.labels[0] == "cell 1"
-
-
-def test_selection_spreads_and_drops_duplicates() -> None:
-    boxes = torch.tensor([[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.49], [0.5, 0.5, 1, 1], [0, 0, 0.001, 1]])
-    chosen = select_boxes(boxes, torch.tensor([0.9, 0.8, 0.3, 0.95]), 36, 0.65)
-    assert torch.equal(chosen, boxes[[0, 2]])
-    assert len(select_boxes(boxes[3:], torch.ones(1), 36, 0.65)) == 0
-
-
-def example_maps(batch: int = 2) -> dict[int, torch.Tensor]:
-    return {s: torch.randn(batch, c, 320 // s, 320 // s) for s, c in CHANNELS.items()}
-
-
-def test_proposer_learns_one_photograph() -> None:
-    torch.manual_seed(0)
-    truths = [torch.tensor([[0.1, 0.2, 0.5, 0.9], [0.6, 0.1, 0.8, 0.3]])] * 2
-    shapes = anchor_shapes(truths[0].numpy(), 2)
-    model = RegionProposer(ProposerConfig(width=16, blocks=1, shapes=shapes))
-    maps = example_maps()
-    optimiser = torch.optim.Adam(model.parameters(), 0.01)
-    for _ in range(60):
-        optimiser.zero_grad()
-        loss = proposer_loss(model, maps, truths)
-        loss.backward()
-        optimiser.step()
-    best = model.propose(maps, 5)[0]
-    assert box_iou(truths[0], best).amax(1).min() > 0.5
-
-
-def test_every_box_gets_an_anchor() -> None:
-    model = RegionProposer(ProposerConfig(width=8, blocks=1))
-    truth = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.4, 0.4, 0.6, 0.6]])
-    anchors, boxes = assign(corners(model.anchors()), truth)
-    assert set(boxes.tolist()) == {0, 1}
-    assert len(anchors.unique()) == len(anchors)
-
-
-def test_mirroring_twice_moves_nothing_inside() -> None:
-    maps = torch.randn(1, 3, 6, 6)
-    assert torch.equal(mirrored(mirrored(maps))[..., 1:-1], maps[..., 1:-1])
 
 
 def test_squashing_needs_a_photograph() -> None:

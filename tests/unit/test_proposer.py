@@ -9,15 +9,14 @@ from torch import Tensor
 
 from crossfuse.encoders.efficientnet_lite import EfficientNetLite
 from crossfuse.encoders.image import load_image_encoder
-from crossfuse.encoders.pyramid_proposer import (
+from crossfuse.encoders.proposer import (
     CHANNELS,
-    Choice,
     ProposerConfig,
     RegionProposer,
     box_iou,
     choose_boxes,
 )
-from crossfuse.training.mmca_proposer import (
+from crossfuse.training.mmca_regions import (
     anchor_shapes,
     assign,
     candidates,
@@ -46,22 +45,27 @@ def small(boxes: np.ndarray | None = None) -> RegionProposer:
 def test_choice_spreads_and_drops_duplicates_and_slivers() -> None:
     boxes = torch.tensor([[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.49], [0.5, 0.5, 1, 1], [0, 0, 0.001, 1]])
     scores = torch.tensor([0.9, 0.8, 0.3, 0.95])
-    chosen, found = choose_boxes(boxes[None], scores[None], 36, Choice())
-    assert found.tolist() == [3]
+    chosen, found = choose_boxes(boxes[None], scores[None], 36, 0.65)
+    assert found.tolist() == [2]
     assert torch.equal(chosen[0, :2], boxes[[0, 2]])
-    assert torch.equal(chosen[0, 3:], torch.tensor([0.0, 0, 1, 1]).expand(33, 4))
-    assert choose_boxes(boxes[None, 3:], torch.ones(1, 1), 36, Choice())[1].tolist() == [0]
+    assert torch.equal(chosen[0, 2:], torch.tensor([0.0, 0, 1, 1]).expand(34, 4))
+    assert choose_boxes(boxes[None, 3:], torch.ones(1, 1), 36, 0.65)[1].tolist() == [0]
+    every, found = choose_boxes(boxes[None], scores[None], 2, 1.0)
+    assert found.tolist() == [2]
+    assert torch.equal(every[0], boxes[:2])
 
 
-def test_choice_covers_a_crowd_before_a_lone_better_score() -> None:
-    crowd = torch.tensor([[0.1, 0.1, 0.5, 0.5]]) + torch.linspace(-0.01, 0.01, 5)[:, None]
-    lone = torch.tensor([[0.6, 0.6, 0.9, 0.9]])
-    boxes, scores = torch.cat([lone, crowd]), torch.tensor([0.5, 0.3, 0.3, 0.3, 0.3, 0.3])
-    chosen, _ = choose_boxes(boxes[None], scores[None], 2, Choice())
-    assert box_iou(chosen[0, :1], crowd).min() > 0.8
-    assert torch.equal(chosen[0, 1:], lone)
-    sharp, _ = choose_boxes(boxes[None], scores[None], 2, Choice(sharpness=8.0))
-    assert torch.equal(sharp[0, :1], lone)
+def test_choice_of_a_photograph_does_not_depend_on_the_batch() -> None:
+    torch.manual_seed(0)
+    corner = torch.rand(3, 200, 2) * 0.6
+    boxes = torch.cat([corner, corner + 0.05 + 0.3 * torch.rand(3, 200, 2)], -1)
+    scores = torch.rand(3, 200)
+    together, _ = choose_boxes(boxes, scores, 9, 0.4)
+    for row in range(3):
+        alone, _ = choose_boxes(boxes[row : row + 1], scores[row : row + 1], 9, 0.4)
+        assert torch.equal(alone[0], together[row])
+        overlaps = box_iou(alone[0], alone[0]).fill_diagonal_(0)
+        assert overlaps.max() <= 0.4
 
 
 def test_tuned_stage_starts_as_the_encoders_own(network: EfficientNetLite) -> None:
@@ -140,7 +144,7 @@ def test_loss_teaches_one_photograph() -> None:
         optimiser.step()
     model.train()
     boxes, logits = model(maps)
-    chosen, _ = choose_boxes(boxes, logits.sigmoid(), 5, model.config.choice)
+    chosen, _ = choose_boxes(boxes, logits.sigmoid(), 5, model.config.overlap)
     assert recall_at(chosen, truth, real) == 1.0
 
 
@@ -169,5 +173,5 @@ def test_training_runs_from_pixels_to_boxes(network: EfficientNetLite) -> None:
 
 
 def test_config_survives_a_round_trip() -> None:
-    config = ProposerConfig(width=16, choice=Choice(0.5, 0.1, 2.0))
+    config = ProposerConfig(width=16, overlap=0.5)
     assert ProposerConfig.from_dict(config.to_dict()) == config
