@@ -186,9 +186,22 @@ class RegionProposer(nn.Module):
         return boxes, out[..., 0]
 
     @torch.no_grad()
-    def propose(self, maps: Mapping[int, Tensor], count: int = REGIONS) -> list[Tensor]:
-        """The boxes to keep of each photograph, best first: a list of (<= count, 4) in 0...1."""
+    def propose(
+        self,
+        maps: Mapping[int, Tensor],
+        count: int = REGIONS,
+        mirrored: Mapping[int, Tensor] | None = None,
+    ) -> list[Tensor]:
+        """The boxes to keep of each photograph, best first: a list of (<= count, 4) in 0...1.
+
+        ``mirrored``: maps of the same photographs mirrored; boxes found in them compete too.
+        """
         boxes, logits = self(maps)
+        if mirrored is not None:
+            others, also = self(mirrored)
+            left, top, right, bottom = others.unbind(-1)
+            others = torch.stack([1 - right, top, 1 - left, bottom], -1)
+            boxes, logits = torch.cat([boxes, others], 1), torch.cat([logits, also], 1)
         chosen, found = choose_boxes(boxes, logits.sigmoid(), count, self.config.overlap)
         return [own[:number] for own, number in zip(chosen, found.tolist(), strict=True)]
 

@@ -177,11 +177,12 @@ class RegionEncoder(nn.Module):
         self.requires_grad_(False)
 
     @torch.inference_mode()
-    def maps(self, photos: Sequence[np.ndarray]) -> dict[int, Tensor]:
+    def maps(self, photos: Sequence[np.ndarray], mirrored: bool = False) -> dict[int, Tensor]:
         """Feature maps of photographs squashed to a square: stride -> (B, C, h, w)."""
         device = self.network.stem.weight.device
         pixels = torch.from_numpy(np.stack([squashed(photo) for photo in photos])).to(device)
-        return self.network.pyramid((pixels.permute(0, 3, 1, 2).float() - MEAN) / SCALE, STRIDES)
+        pixels = (pixels.permute(0, 3, 1, 2).float() - MEAN) / SCALE
+        return self.network.pyramid(pixels.flip(-1) if mirrored else pixels, STRIDES)
 
     def encode(
         self, photos: Sequence[np.ndarray], kind: str = "proposals", count: int = REGIONS
@@ -220,7 +221,7 @@ class RegionEncoder(nn.Module):
     ) -> list[RegionSet]:
         device = maps[32].device
         if kind == "proposals":
-            boxes = self.proposer.propose(maps, count)
+            boxes = self.proposer.propose(maps, count, self.maps(photos, mirrored=True))
         else:
             fixed = (grid_boxes() if kind == "cells" else multiscale_boxes()).to(device)
             boxes = [fixed] * len(photos)

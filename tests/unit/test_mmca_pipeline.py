@@ -171,7 +171,7 @@ def test_photograph_without_a_proposal_is_one_region(ask: Callable[..., Result],
     from crossfuse.encoders.proposer import RegionProposer
 
     nothing = torch.zeros(0, 4)
-    monkeypatch.setattr(RegionProposer, "propose", lambda self, maps, count=36: [nothing])
+    monkeypatch.setattr(RegionProposer, "propose", lambda *_: [nothing])
     result = ask(photo=photo("flower") + b"\0", text="a flower")
     assert len(result.trace.geometries["regions"]) == 1
     assert any("No region was proposed" in note for note in result.notes)

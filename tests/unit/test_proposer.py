@@ -172,6 +172,19 @@ def test_training_runs_from_pixels_to_boxes(network: EfficientNetLite) -> None:
     assert len(model.propose(maps, 36)[0]) == 36
 
 
+def test_a_mirrored_look_proposes_at_mirrored_places() -> None:
+    model = small().eval()
+    maps = {s: torch.randn(1, c, 160 // s, 160 // s) for s, c in CHANNELS.items()}
+    boxes, logits = model(maps)
+    nothing = {s: torch.zeros_like(m) for s, m in maps.items()}
+    best = boxes[0, logits[0].argmax()]
+    alone = model.propose(maps, 1)[0]
+    assert torch.equal(alone[0], best)
+    both = model.propose(nothing, 200, mirrored=maps)[0]
+    turned = torch.stack([1 - best[2], best[1], 1 - best[0], best[3]])
+    assert box_iou(turned[None], both).max() > model.config.overlap
+
+
 def test_config_survives_a_round_trip() -> None:
     config = ProposerConfig(width=16, overlap=0.5)
     assert ProposerConfig.from_dict(config.to_dict()) == config
