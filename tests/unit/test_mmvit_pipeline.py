@@ -42,6 +42,12 @@ def test_the_samples_are_named(sample: str, words: str, context: Context) -> Non
     assert not result.outputs["none_of_these"]
 
 
+@pytest.mark.parametrize("sample", ["astronaut", "camera", "china", "flower"])
+def test_of_what_is_none_of_the_classes_that_is_said(sample: str, context: Context) -> None:
+    result = mmvit.run(Request("mmvit", {"sample": sample}, {"carry": False}), context)
+    assert result.outputs["none_of_these"], result.outputs["classes"][0]
+
+
 def test_a_trace_holds_every_block_and_survives_a_file(cat: Result) -> None:
     assert cat.trace is not None
     found = trace_module.load(io.BytesIO(cat.trace.to_bytes()))
