@@ -3,6 +3,8 @@
 ``assets/weights/<name>/weights.safetensors`` and ``assets/weights/<name>/card.json``. A card has at
 least ``model`` (registry name), ``config`` (the fields of the model's config), ``sha256`` and
 ``parameters``; training adds data, licence, recipe, seed, metrics and the command that made them.
+``borrowed`` ({prefix: name}) names tensors that lie with other weights: a frozen stem that two
+models share is stored once.
 """
 
 from __future__ import annotations
@@ -119,4 +121,7 @@ def load_weights(name: str, *, folder: Path = WEIGHTS) -> tuple[dict[str, Tensor
         raise CrossfuseError(
             "{file} is not a readable safetensors file: {error}.", file=file, error=error
         ) from error
+    for prefix, lender in found.get("borrowed", {}).items():
+        lent, _ = load_weights(lender, folder=folder)
+        state |= {name: value for name, value in lent.items() if name.startswith(prefix)}
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, found

@@ -102,3 +102,14 @@ def test_a_model_without_a_recipe_says_so() -> None:
 def test_all_weights_together_stay_small() -> None:
     total = sum(path.stat().st_size for path in weights.WEIGHTS.glob("*/*"))
     assert total < 60e6
+
+
+def test_a_shared_stem_is_stored_once_and_lent(tmp_path: Path) -> None:
+    lender = {"stem.a": torch.ones(3), "head": torch.zeros(2)}
+    weights.save_weights("lender", lender, {"model": "x"}, folder=tmp_path)
+    card = {"model": "x", "borrowed": {"stem.": "lender"}}
+    weights.save_weights("borrower", {"head": torch.ones(2)}, card, folder=tmp_path)
+    state, _ = weights.load_weights("borrower", folder=tmp_path)
+    assert set(state) == {"stem.a", "head"}
+    assert torch.equal(state["head"], torch.ones(2))
+    assert torch.equal(state["stem.a"], torch.ones(3))
