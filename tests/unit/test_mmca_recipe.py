@@ -218,7 +218,9 @@ def test_weights_load_strictly_and_are_the_average(run: Run) -> None:
     state = torch.load(run.checkpoint, weights_only=True)
     assert state["position"][0] == 2
     assert model.config.width == TINY["width"]
-    for name, value in model.state_dict().items():
+    assert model.config.bank == (4, 20)  # of the photographs held out, after training
+    assert torch.allclose(model.bank_images.norm(dim=1), torch.ones(()), atol=2e-3)
+    for name, value in model.named_parameters():
         assert torch.allclose(value, state["average"][name].float(), rtol=2e-3, atol=2e-3), name
     card = json.loads((run.weights / "regions" / "card.json").read_text())
     assert len(ProposerConfig.from_dict(card["config"]).shapes) == 3
@@ -269,6 +271,8 @@ def test_evaluation_prints_figures_in_range(
     assert set(figures["retrieval"]) == {
         "separable",
         "reranked",
+        "bank_separable",
+        "bank_reranked",
         "alpha_0.0",
         "alpha_0.5",
         "full",
