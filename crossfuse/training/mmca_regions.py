@@ -269,7 +269,8 @@ def train_proposer(
     model.stage.start_from(network)
     model = model.to(device).train()
     average = deepcopy(model).eval().requires_grad_(False)
-    frozen = deepcopy(network).to(memory_format=torch.channels_last)
+    frozen = deepcopy(network)
+    frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     frozen = frozen.half() if device.type == "cuda" else frozen
     tuned = [p for p in model.stage.parameters() if p.requires_grad]
     fresh = [p for name, p in model.named_parameters() if not name.startswith("stage.")]

@@ -42,7 +42,8 @@ class Drawn:
 class Material(Protocol):
     """Photographs to draw batches from; ``labels`` (N,) on the device that trains."""
 
-    labels: Tensor
+    @property
+    def labels(self) -> Tensor: ...
 
     def draw(self, index: Tensor, side: int, mix: bool) -> Drawn:
         """The photographs of that index (B,), seen at ``side`` pixels, mixed if asked."""
