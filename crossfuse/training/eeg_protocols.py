@@ -11,6 +11,8 @@ the *other* people. Trials are scored by the mean of their windows.
 from __future__ import annotations
 
 import multiprocessing
+import pickle
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -121,21 +123,25 @@ def _each(
         for run, train, test in todo:
             yield run, test, _fold(settings[run.method], run, train, test, device)
         return
-    # A forked child of a process whose threads hold locks can hang: start afresh.
+    # A forked child of a process whose threads hold locks can hang: start afresh. The windows go
+    # by a file: a child that ends before a long start message is read leaves its parent waiting.
     fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(todo)), fresh, _begin, (settings,)) as pool:
-        futures = {pool.submit(_work, *fold, device): fold for fold in todo}
-        for future in as_completed(futures):
-            run, _, test = futures[future]
-            yield run, test, future.result()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "settings.pickle"
+        path.write_bytes(pickle.dumps(settings))
+        with ProcessPoolExecutor(min(jobs, len(todo)), fresh, _begin, (path,)) as pool:
+            futures = {pool.submit(_work, *fold, device): fold for fold in todo}
+            for future in as_completed(futures):
+                run, _, test = futures[future]
+                yield run, test, future.result()
 
 
 _SETTINGS: dict[str, Setting] = {}  # of a worker process, set once when it starts
 
 
-def _begin(settings: dict[str, Setting]) -> None:
+def _begin(path: Path) -> None:
     torch.set_num_threads(1)  # the folds are what runs side by side
-    _SETTINGS.update(settings)
+    _SETTINGS.update(pickle.loads(path.read_bytes()))
 
 
 def _work(run: Run, train: np.ndarray, test: np.ndarray, device: str) -> np.ndarray:
