@@ -33,6 +33,7 @@ ECHO = """import streamlit as st
 st.title("echo")
 st.text(st.text_input("Sentence"))
 """
+OWN = f"/mmca?lang=en&photo=own&text={SENTENCE}"
 LONG = 120_000
 
 
@@ -50,11 +51,11 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         )
         with server(ROOT / "app.py", ROOT) as (url, _):
             page = browser.new_page(viewport={"width": 1440, "height": 900})
-            _photo(page, url, 0)  # loads the weights
+            photo_to_view(page, url + OWN, 0)  # loads the weights
             photos, words = [], []
             for turn in range(1, arguments.runs + 1):
                 page = browser.new_page(viewport={"width": 1440, "height": 900})
-                photos.append(_photo(page, url, turn))
+                photos.append(photo_to_view(page, url + OWN, turn))
                 words.append(_word(page, WORDS[turn % len(WORDS)]))
                 page.close()
         with server(echo, Path(folder)) as (url, _):
@@ -62,7 +63,11 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             page.goto(url)
             empty = [_echo(page, word) for word in WORDS[: arguments.runs + 1]][1:]
         browser.close()
-    cases = {"photo": photos, "word": words, "empty": empty}
+    return summary({"photo": photos, "word": words, "empty": empty})
+
+
+def summary(cases: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """The rows {case, seconds, worst, runs}: medians of what each case took."""
     return [
         {
             "case": case,
@@ -74,9 +79,9 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     ]
 
 
-def _photo(page: Page, url: str, turn: int) -> float:
-    """Open the page for own photographs, give it one; seconds to the first paint of the view."""
-    page.goto(f"{url}/mmca?lang=en&photo=own&text={SENTENCE}")
+def photo_to_view(page: Page, address: str, turn: int) -> float:
+    """Open a page for own photographs, give it one; seconds to the first paint of its view."""
+    page.goto(address)
     chooser = page.locator("input[type=file]").first
     chooser.wait_for(state="attached", timeout=LONG)
     page.wait_for_timeout(1500)

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import statistics
-import time
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,9 @@ from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.first_paint import ARGUMENTS, ROOT, server
 from benchmarks.linked_view import MOVE
-from benchmarks.mmca_page import LONG, picture
+from benchmarks.mmca_page import photo_to_view, summary
+
+OWN = "/mmvit?lang=en&mmvit_picture=own&mmvit_section=between"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,35 +38,12 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         )
         for turn in range(arguments.runs + 1):  # the first loads the weights
             page = browser.new_page(viewport={"width": 1440, "height": 900})
-            pictures.append(_picture(page, url, turn))
+            pictures.append(photo_to_view(page, url + OWN, turn))
             if turn == arguments.runs:
                 cells = _cells(page, arguments.moves)
             page.close()
         browser.close()
-    cases = {"picture": pictures[1:], "cell": cells}
-    return [
-        {
-            "case": case,
-            "seconds": round(statistics.median(taken), 3),
-            "worst": round(max(taken), 3),
-            "runs": len(taken),
-        }
-        for case, taken in cases.items()
-    ]
-
-
-def _picture(page: Page, url: str, turn: int) -> float:
-    """Open the page for own pictures, give it one; seconds to the first paint of the view."""
-    page.goto(f"{url}/mmvit?lang=en&mmvit_picture=own&mmvit_section=between")
-    chooser = page.locator("input[type=file]").first
-    chooser.wait_for(state="attached", timeout=LONG)
-    page.wait_for_timeout(1500)
-    start = time.perf_counter()
-    chooser.set_input_files(
-        [{"name": f"{turn}.jpg", "mimeType": "image/jpeg", "buffer": picture(turn)}]
-    )
-    page.locator(".view[data-paints]").first.wait_for(timeout=LONG)
-    return time.perf_counter() - start
+    return summary({"picture": pictures[1:], "cell": cells})
 
 
 def _cells(page: Page, moves: int) -> list[float]:
