@@ -20,14 +20,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from crossfuse import weights
 from crossfuse.attention import NOTHING, Want
@@ -58,9 +57,13 @@ PAINTED = 24  # cells a side of the picture that a map over boxes is painted on
 class ImageSide:
     """What one photograph gives, whatever the sentence: kept between requests."""
 
+    key: tuple[Hashable, ...]
     regions: RegionSet
     states: ImageStates
     notes: tuple[str, ...]
+
+
+Scores = tuple[float, float, float]  # S of one pair, and its terms i0 . c0 and i1 . c1
 
 
 def run(request: Request, context: Context) -> Result:
@@ -90,26 +93,39 @@ def _match(request: Request, context: Context) -> Result:
             most=MAX_OTHERS,
             count=len(others),
         )
-    sentences = [_sentence(context, model, s) for s in (text, *others)]
+    sentence = _sentence(context, model, text)
     context.stage("matching", 0.8)
-    first = _cross(model, side.states, sentences[:1], Want.everything())
-    scores = [first]
-    if others:
-        scores.append(_cross(model, side.states, sentences[1:]))
-    merged = _merged_map(first, sentences[0], len(side.regions.boxes))
+    first = _cross(model, side.states, [sentence], Want.everything())
+    scores = np.array([*_scores_of(first), *_scores(context, model, side, others)], np.float32).T
+    merged = _merged_map(first, sentence, len(side.regions.boxes))
     outputs = {
         "sentences": [text, *others],
-        "similarity": _numbers([s.similarity for s in scores]),
-        "separable": _numbers([s.separable for s in scores]),
-        "crossed": _numbers([s.crossed for s in scores]),
+        "similarity": scores[0],
+        "separable": scores[1],
+        "crossed": scores[2],
         "alpha": float(model.config.alpha),
         "region_shares": first.region_shares[0].cpu().numpy(),
         "looking_across": _looking_across(merged, len(side.regions.boxes)),
         "regions": side.regions.kind,
         "region_features": side.regions.features.numpy(),
     }
-    notes = (*model_notes, *side.notes, *sentences[0].notes)
-    return Result(_trace(side, sentences[0], first, merged, outputs), outputs, notes)
+    notes = (*model_notes, *side.notes, *sentence.notes)
+    return Result(_trace(side, sentence, first, merged, outputs), outputs, notes)
+
+
+def _scores(context: Context, model: MMCA, side: ImageSide, texts: Sequence[str]) -> list[Scores]:
+    """Scores of sentences whose maps nobody sees, kept for when another sentence changes."""
+    kept = context.resource((*side.key, "scores"), dict[str, Scores])
+    absent = [text for text in dict.fromkeys(texts) if text not in kept]
+    if absent:
+        sentences = [_sentence(context, model, text) for text in absent]
+        kept.update(zip(absent, _scores_of(_cross(model, side.states, sentences)), strict=True))
+    return [kept[text] for text in texts]
+
+
+def _scores_of(out: MMCAOutput) -> list[Scores]:
+    columns = (out.similarity, out.separable, out.crossed)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def _gallery(request: Request, context: Context) -> Result:
@@ -222,10 +238,11 @@ def _image_side(request: Request, context: Context, model: MMCA, photo: object) 
                 regions.boxes[None].to(context.device),
                 want=Want.everything(),
             )
-        return ImageSide(regions, states, (*notes, *regions.notes))
+        return ImageSide(key, regions, states, (*notes, *regions.notes))
 
     name = (request.options.get("weights"), model.config.region_size)
-    return context.resource(("mmca", "image side", digest.hexdigest(), kind, name), build)
+    key = ("mmca", "image side", digest.hexdigest(), kind, name)
+    return context.resource(key, build)
 
 
 def _require_shape(pixels: np.ndarray, regions: RegionSet) -> None:
@@ -267,10 +284,6 @@ def _cross(
     states = model.encode_sentences(words.to(device), mask.to(device))
     same = torch.zeros(len(sentences), dtype=torch.long, device=device)
     return model.cross(image.take(same), states, want)
-
-
-def _numbers(parts: Sequence[Tensor]) -> np.ndarray:
-    return torch.cat(list(parts)).cpu().numpy()
 
 
 def _merged_map(out: MMCAOutput, sentence: Sentence, regions: int) -> list[np.ndarray]:

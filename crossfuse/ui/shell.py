@@ -25,6 +25,7 @@ from crossfuse.ui.warm_up import draw_badge
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
+    from streamlit.runtime.uploaded_file_manager import UploadedFile
 
     from crossfuse.engine import Request, Result
     from crossfuse.trace import Trace
@@ -138,11 +139,15 @@ def escape_markdown(words: str) -> str:
 
 @dataclass(frozen=True)
 class Upload:
-    """One uploaded file: its bytes, their digest, and its name made safe for showing only."""
+    """One uploaded file: its bytes, their digest, and its name made safe for showing only.
+
+    ``file_id``: Streamlit's name of this one upload.
+    """
 
     data: bytes
     digest: str
     name: str
+    file_id: str = ""
 
     @property
     def suffix(self) -> str:
@@ -189,7 +194,12 @@ def upload_files(
     )
     files = given if isinstance(given, list) else [given] if given is not None else []
     if files:
-        st.session_state[store] = tuple(_take(file, limit_mb) for file in files)
+        before = {
+            item.file_id: item for item in st.session_state.get(store, ()) if item is not None
+        }
+        st.session_state[store] = tuple(
+            before.get(file.file_id) or _take(file, limit_mb) for file in files
+        )
     held = tuple(item for item in st.session_state.get(store, ()) if item is not None)
     if held and not files:
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -204,12 +214,13 @@ def upload_files(
     return held
 
 
-def _take(file: object, limit_mb: int) -> Upload | None:
-    data, name = bytes(file.getbuffer()), display_name(file.name)  # type: ignore[attr-defined]
+def _take(file: UploadedFile, limit_mb: int) -> Upload | None:
+    data, name = bytes(file.getbuffer()), display_name(file.name)
     if len(data) > limit_mb << 20:
         show_error(CrossfuseError(t("shell.too_large", name=name, limit=limit_mb)))
         return None
-    return Upload(data, hashlib.blake2b(data, digest_size=16).hexdigest(), name)
+    digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+    return Upload(data, digest, name, file.file_id)
 
 
 # ---------------------------------------------------------------- running a request

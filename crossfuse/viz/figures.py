@@ -49,42 +49,6 @@ def house(figure: Figure, *, height: int = 320, legend: bool = True) -> Figure:
     return figure
 
 
-def bars(
-    labels: Sequence[str],
-    values: Sequence[float] | np.ndarray,
-    *,
-    unit: str,
-    baseline: float | None = None,
-    baseline_label: str = "",
-    height: int = 320,
-) -> Figure:
-    """Horizontal bars, one a label, first on top; ``baseline`` draws a labelled line (uniform)."""
-    from plotly import graph_objects as go
-
-    figure = go.Figure(
-        go.Bar(
-            x=np.asarray(values, dtype=float),
-            y=list(range(len(labels))),
-            orientation="h",
-            marker={"color": SERIES[0]},
-            customdata=list(labels),
-            hovertemplate="%{customdata}: %{x:.4g}<extra></extra>",
-        )
-    )
-    # Labels may repeat (words of a sentence do), so that positions are numbers.
-    figure.update_yaxes(
-        tickvals=list(range(len(labels))), ticktext=list(labels), autorange="reversed"
-    )
-    figure.update_xaxes(title=unit)
-    if baseline is not None:
-        figure.add_vline(
-            x=baseline,
-            line={"dash": "dot", "width": 1.5, "color": "#7a808c"},
-            annotation={"text": baseline_label, "font": {"size": 12}},
-        )
-    return house(figure, height=height, legend=False)
-
-
 def lines(
     x: Sequence[float] | np.ndarray,
     series: Mapping[str, Sequence[float] | np.ndarray],

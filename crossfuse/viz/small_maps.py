@@ -1,8 +1,8 @@
-"""Small maps as tables one can read: every number written into its tinted cell."""
+"""Small maps and scores as tables one can read: every number stands in its tinted cell or bar."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -54,4 +54,44 @@ def heat_table(
     return (
         f'<div class="crossfuse-map"><table aria-label="{escape(caption)}">'
         f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def bar_table(
+    names: Sequence[str],
+    columns: Mapping[str, np.ndarray],
+    *,
+    head: str,
+    caption: str,
+    digits: int = 3,
+    marked: int | None = None,
+) -> str:
+    """Scores (N,) of N names as an HTML table; those of the first column also as bars from zero.
+
+    ``head`` is the heading of the names, ``caption`` for screen readers; ``marked`` sets one
+    line in bold.
+    """
+    bars, *others = columns.values()
+    low, high = min(0.0, float(bars.min())), max(0.0, float(bars.max()))
+    size = (high - low) or 1.0
+
+    def said(value: float) -> str:
+        return f"{value:.{digits}f}".replace("-", "−")
+
+    def bar(value: float) -> str:
+        left, width = (min(value, 0.0) - low) / size, abs(value) / size
+        style = f"left:{100 * left:.1f}%;width:{100 * width:.1f}%"
+        return f'<td class="bar"><div><span style="{style}"></span></div>{said(value)}</td>'
+
+    def line(row: int) -> str:
+        mark = ' class="marked"' if row == marked else ""
+        more = "".join(f"<td>{said(float(column[row]))}</td>" for column in others)
+        name = f'<th scope="row">{escape(names[row])}</th>'
+        return f"<tr{mark}>{name}{bar(float(bars[row]))}{more}</tr>"
+
+    titles = "".join(f'<th scope="col">{escape(name)}</th>' for name in (head, *columns))
+    lines = "".join(line(row) for row in range(len(names)))
+    return (
+        f'<div class="crossfuse-bars"><table aria-label="{escape(caption)}">'
+        f"<thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table></div>"
     )

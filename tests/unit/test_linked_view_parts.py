@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from crossfuse.geometry import ImageGrid, Joined, Words
 from crossfuse.trace import AttentionMap
 from crossfuse.ui.linked_view import bundle
 from crossfuse.ui.linked_view.packing import (
+    FILE_BYTES,
     HALF_ABOVE,
     INLINE_BYTES,
     pack_geometries,
@@ -141,16 +143,27 @@ def test_the_diverging_map_is_neutral_in_the_middle():
         assert middle.max() - middle.min() < 12
 
 
-def test_small_views_travel_as_json_and_large_ones_as_arrays() -> None:
+def test_what_stays_the_same_travels_as_files() -> None:
+    picture = np.zeros(FILE_BYTES, np.uint8)
     arrays = {"m/0": np.arange(6, dtype=np.float32), "p/0/photo": np.arange(9, dtype=np.uint8)}
-    sent = json.loads(payload({"id": "x"}, arrays)["text"])
-    assert sent["meta"] == {"id": "x"}
-    assert {name: kind for name, (kind, _) in sent["inline"].items()} == {
+
+    def sent(more: dict[str, np.ndarray], served: bool = True) -> dict[str, Any]:
+        text = payload({"id": "x"}, arrays | more, lambda _, name: f"/{name}" if served else None)
+        return json.loads(text["text"])
+
+    small = sent({})
+    assert small["meta"] == {"id": "x"}
+    assert small["files"] == {}
+    assert {name: kind for name, (kind, _) in small["inline"].items()} == {
         "m/0": "Float32Array",
         "p/0/photo": "Uint8Array",
     }
-    back = np.frombuffer(base64.b64decode(sent["inline"]["m/0"][1]), np.float32)
+    back = np.frombuffer(base64.b64decode(small["inline"]["m/0"][1]), np.float32)
     assert np.array_equal(back, arrays["m/0"])
-    large = {"m/0": np.zeros(INLINE_BYTES // 4 + 1, np.float32)}
-    assert payload({}, large)["m/0"] is large["m/0"]
-    assert "text" not in payload({}, {"m/0": np.zeros(2)})
+    middle = np.zeros(FILE_BYTES, np.float32)
+    several = sent({"p/0/image": picture, "m/1": middle})
+    assert several["files"] == {"p/0/image": ["Uint8Array", "/p/0/image"]}
+    assert "m/1" in several["inline"]
+    large = sent({"m/1": middle, "m/2": np.zeros(INLINE_BYTES // 4, np.float32)})
+    assert set(large["files"]) == {"m/1", "m/2"}
+    assert sent({"p/0/image": picture}, served=False)["files"] == {}

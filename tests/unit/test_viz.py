@@ -13,6 +13,7 @@ from crossfuse.errors import CrossfuseError
 from crossfuse.geometry import ImageGrid, Joined, Regions, Words
 from crossfuse.trace import AttentionMap
 from crossfuse.viz import figures, paper
+from crossfuse.viz.small_maps import bar_table
 
 # A bare machine may have no Chinese font at all; where one is found it must be used.
 CHINESE = (
@@ -74,11 +75,20 @@ def test_a_row_that_is_not_held_is_refused():
 
 def test_charts_share_one_look():
     charts = [
-        figures.bars(["a", "a", "b"], [1, 2, 3], unit="s", baseline=1.5, baseline_label="uniform"),
         figures.lines([1, 2], {"x": [1, 2], "y": [2, 3]}, x_title="n", y_title="s", log_x=True),
         figures.heat(np.array([[1.0, -2.0], [np.nan, 0.5]]), ["a", "b"], ["c", "d"], unit="w"),
     ]
     assert {chart.layout.font.family for chart in charts} == {figures.FONTS}
     assert {chart.layout.paper_bgcolor for chart in charts} == {"rgba(0,0,0,0)"}
-    assert (charts[2].data[0].zmin, charts[2].data[0].zmax) == (-2, 2)
-    assert len(charts[0].data[0].y) == 3
+    assert (charts[1].data[0].zmin, charts[1].data[0].zmax) == (-2, 2)
+
+
+def test_a_table_of_scores_has_a_bar_a_line_from_zero():
+    columns = {"S": np.array([0.5, -0.25]), "rest": np.array([0.1, 0.2])}
+    html = bar_table(["<b>one</b>", "two"], columns, head="Sentence", caption="scores", marked=1)
+    assert "&lt;b&gt;one" in html
+    assert html.count("<tr") == 3
+    assert '<tr class="marked"><th scope="row">two' in html
+    assert "left:33.3%;width:66.7%" in html  # 0.5 to the right of zero
+    assert "left:0.0%;width:33.3%" in html  # 0.25 to the left of it
+    assert "−0.250" in html

@@ -10,7 +10,7 @@ from crossfuse.ui.linked_view.panels import (
     encode_photo,
 )
 from crossfuse.ui.linked_view.print_figures import print_figures
-from crossfuse.ui.linked_view.view import Selection, linked_view
+from crossfuse.ui.linked_view.view import Selection, linked_view, prepare_view
 
 __all__ = [
     "ImageGridPanel",
@@ -22,5 +22,6 @@ __all__ = [
     "WordsPanel",
     "encode_photo",
     "linked_view",
+    "prepare_view",
     "print_figures",
 ]

@@ -1,17 +1,17 @@
 """Geometries and maps as JSON metadata and flat arrays, the form in which they go to the browser.
 
-Streamlit sends a dict of JSON and one-dimensional arrays without copies on either side; shapes
-travel in the metadata. Small views go as one JSON text, because to send a dict or an array
-Streamlit imports pandas first, which costs the first visitor more than the rest of the page.
-Weights go as float32, or as the bits of float16 where a view is large (relative error below
-0.05 %, 2 bytes a weight).
+A view goes as one JSON text: to send a dict or an array Streamlit imports pandas first, which
+costs the first visitor more than the rest of the page. Small arrays stand in it, flat, with their
+shapes in the metadata; for large ones it has the address of a file (see :mod:`files`). Weights go
+as float32, or as the bits of float16 where a view is large (relative error below 0.05 %, 2 bytes
+a weight).
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ from crossfuse.trace import AttentionMap
 HALF_ABOVE = 500_000  # weights in all; more than these go as float16
 MAX_BYTES = 96 << 20
 
-INLINE_BYTES = 1 << 20  # arrays of a view that together take no more go inside the JSON
+FILE_BYTES = 64 << 10  # smaller arrays are not worth a request of their own
+INLINE_BYTES = 1 << 20  # maps of a view that together take no more go inside the JSON
 TYPED = {  # JavaScript's typed arrays
     "uint8": "Uint8Array",
     "uint16": "Uint16Array",
@@ -114,16 +115,26 @@ def pack_geometries(geometries: Mapping[str, Geometry]) -> tuple[dict[str, Any],
     return packed, arrays
 
 
-def payload(meta: Mapping[str, Any], arrays: Arrays) -> dict[str, Any]:
-    """What the component is given: ``meta`` and the arrays by name, or ``text`` if they are small.
+def payload(
+    meta: Mapping[str, Any], arrays: Arrays, address_of: Callable[[np.ndarray, str], str | None]
+) -> dict[str, str]:
+    """What the component is given: ``{"text": ...}``, the JSON of ``{"meta", "inline", "files"}``.
 
-    ``text`` is the JSON of ``{"meta", "inline": {name: [typed array of JavaScript, base64]}}``.
+    ``inline``: {name: [typed array of JavaScript, base64]}; ``files``: {name: [typed array,
+    address]}. ``address_of(array, name)`` gives the address of an array's bytes, or None where
+    there is no server to fetch them from. What panels draw (pictures, points) mostly stays the
+    same while the maps change, so that large arrays of panels are always files; those of maps
+    and geometries only where they are too many, because a request more delays them.
     """
-    small = sum(array.nbytes for array in arrays.values()) <= INLINE_BYTES
-    if not small or any(array.dtype.name not in TYPED for array in arrays.values()):
-        return {"meta": meta, **arrays}
-    inline = {
-        name: [TYPED[array.dtype.name], base64.b64encode(array.tobytes()).decode("ascii")]
-        for name, array in arrays.items()
-    }
-    return {"text": json.dumps({"meta": meta, "inline": inline})}
+    inline: dict[str, list[str]] = {}
+    files: dict[str, list[str]] = {}
+    changing = sum(array.nbytes for name, array in arrays.items() if not name.startswith("p/"))
+    for name, array in arrays.items():
+        large = array.nbytes >= FILE_BYTES and (name.startswith("p/") or changing > INLINE_BYTES)
+        address = address_of(array, name) if large else None
+        if address is not None:
+            files[name] = [TYPED[array.dtype.name], address]
+        else:
+            content = base64.b64encode(array.tobytes()).decode("ascii")
+            inline[name] = [TYPED[array.dtype.name], content]
+    return {"text": json.dumps({"meta": meta, "inline": inline, "files": files})}

@@ -17,6 +17,7 @@ from crossfuse.errors import CrossfuseError
 from crossfuse.geometry import Geometry, Joined
 from crossfuse.trace import SCHEMA, AttentionMap
 from crossfuse.ui.linked_view.bundle import script
+from crossfuse.ui.linked_view.files import address_of
 from crossfuse.ui.linked_view.packing import Arrays, pack_geometries, pack_maps, payload
 from crossfuse.ui.linked_view.panels.base import Panel
 from crossfuse.ui.text import current_language, page_texts
@@ -105,14 +106,22 @@ def linked_view(
         "model": model,
         "trace": dict(trace_meta or {}),
     }
-    mount = st.components.v2.component("crossfuse_linked_view", js=script())
-    result = mount(
+    result = _component()(
         key=key,
-        data=payload(meta, arrays),
+        data=payload(meta, arrays, lambda array, name: address_of(array, f"{key} {name}")),
         default={"pin": None},
         on_pin_change=on_select if callable(on_select) else lambda: None,
     )
     return _selection(result.pin, selection)
+
+
+def prepare_view() -> None:
+    """Have the browser load the script of the view before there is something to show."""
+    _component()(key="_linked_view_ready")
+
+
+def _component() -> Callable[..., Any]:
+    return st.components.v2.component("crossfuse_linked_view", js=script())
 
 
 def _check(panels: Sequence[Panel], used: set[str], geometries: Mapping[str, Geometry]) -> None:

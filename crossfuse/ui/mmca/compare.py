@@ -9,7 +9,7 @@ from crossfuse.data.sample_sentences import DISTRACTORS
 from crossfuse.engine.messages import Result
 from crossfuse.ui.shell import escape_markdown
 from crossfuse.ui.text import t
-from crossfuse.viz.figures import bars
+from crossfuse.viz.small_maps import bar_table
 
 
 def others(sentence: str, changed: str | None) -> tuple[str, ...]:
@@ -29,25 +29,13 @@ def draw(result: Result, changed: str | None) -> None:
         )
     order = np.argsort(-outputs["similarity"], kind="stable")
     sentences = [str(outputs["sentences"][i]) for i in order]
-    labels = [
-        (f"<b>{_short(s)}</b>" if i == 0 else _short(s))
-        for i, s in zip(order, sentences, strict=True)
-    ]
-    figure = bars(labels, outputs["similarity"][order], unit="S", height=60 + 30 * len(sentences))
-    st.plotly_chart(figure, key="mmca_sentences", config={"displayModeBar": False})
-    with st.expander(t("mmca.numbers")):
-        st.dataframe(
-            {
-                t("mmca.sentence"): sentences,
-                "S": outputs["similarity"][order],
-                "i₀·c₀": outputs["separable"][order],
-                "i₁·c₁": outputs["crossed"][order],
-            },
-            hide_index=True,
+    columns = {"S": "similarity", "i₀·c₀": "separable", "i₁·c₁": "crossed"}
+    st.html(
+        bar_table(
+            sentences,
+            {title: outputs[name][order] for title, name in columns.items()},
+            head=t("mmca.sentence"),
+            caption=t("mmca.section_sentences"),
+            marked=int(np.argmin(order)),
         )
-
-
-def _short(text: str, most: int = 64) -> str:
-    """A sentence for an axis: no markup of its own, at most ``most`` letters."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return text if len(text) <= most else text[: most - 1] + "…"
+    )

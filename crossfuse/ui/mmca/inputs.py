@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 import streamlit as st
@@ -9,6 +10,7 @@ import streamlit as st
 from crossfuse.data.images import Photo, read_image, sample_photo, sample_photos
 from crossfuse.data.sample_sentences import SENTENCES, SWAPS
 from crossfuse.errors import CrossfuseError
+from crossfuse.ui.linked_view import prepare_view
 from crossfuse.ui.shell import Upload, show_error, upload_files
 from crossfuse.ui.state import choose
 from crossfuse.ui.text import t
@@ -34,9 +36,19 @@ def choose_photo() -> tuple[str, bytes, Photo] | None:
     if name != OWN:
         sample = samples[name]
         st.caption(f"{sample.title}: {sample.credit}, {sample.licence}")
-        photo = sample_photo(name)
-        return name, sample_bytes(name), photo
+        return name, sample_bytes(name), _decoded_sample(name)
     return _own_photo()
+
+
+@st.cache_resource(show_spinner=False)
+def _decoded_sample(name: str) -> Photo:
+    return sample_photo(name)
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _decoded(digest: str, _data: bytes) -> Photo:
+    """A photograph of a reader, decoded once for all the runs of the page that it stays there."""
+    return read_image(_data)
 
 
 @st.cache_data(show_spinner=False, max_entries=16)
@@ -64,14 +76,17 @@ def _own_photo() -> tuple[str, bytes, Photo] | None:
         shot = st.camera_input(t("mmca.camera"), label_visibility="collapsed", key="mmca_camera")
     found: list[tuple[str, bytes, Photo]] = []
     if shot is not None:
-        found.append((t("mmca.camera"), shot.getvalue(), read_image(shot.getvalue())))
+        data = shot.getvalue()
+        digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+        found.append((t("mmca.camera"), data, _decoded(digest, data)))
     for file in files:
         try:
-            found.append((file.name, file.data, read_image(file.data)))
+            found.append((file.name, file.data, _decoded(file.digest, file.data)))
         except CrossfuseError as error:
             show_error(CrossfuseError("{name}: {error}", name=file.name, error=error))
     if not found:
         st.info(t("mmca.upload_hint"))
+        prepare_view()
         return None
     if len(found) == 1:
         return OWN, *found[0][1:]

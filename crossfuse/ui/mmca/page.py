@@ -96,8 +96,4 @@ def scores(result: Result) -> None:
             st.metric(
                 t(f"mmca.score_{key}"), value, help=t(f"mmca.score_{key}_help"), width="content"
             )
-    st.latex(
-        r"\begin{aligned} S &= i_0\!\cdot c_0 + \alpha\, i_1\!\cdot c_1 \\ "
-        rf"&= {outputs['separable'][0]:.3f} + {outputs['alpha']:g}\times "
-        rf"{outputs['crossed'][0]:.3f} = {outputs['similarity'][0]:.3f} \end{{aligned}}"
-    )
+    st.latex(rf"S = i_0\!\cdot c_0 + \alpha\, i_1\!\cdot c_1, \quad \alpha = {outputs['alpha']:g}")

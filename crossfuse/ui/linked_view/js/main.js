@@ -5,6 +5,7 @@ import { View } from "./view.js";
 const views = new WeakMap();
 
 export default function ({ data, parentElement, setStateValue }) {
+  if (!data) return undefined; // only to have this script loaded in time
   let view = views.get(parentElement);
   if (!view) {
     view = new View(parentElement);

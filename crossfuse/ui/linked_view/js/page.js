@@ -39,10 +39,9 @@ color: var(--st-text-color); font-family: var(--st-font, sans-serif); } h1 { fon
 <script type="module">
 const places = ${json(places)};
 const bytes = Uint8Array.from(atob("${await base64(parts)}"), (letter) => letter.charCodeAt(0));
-const data = { meta: ${json(now)} };
+const data = { meta: ${json(now)}, arrays: {} };
 for (const [name, [type, at, length]] of Object.entries(places)) {
-  const array = new globalThis[type](bytes.buffer, at, length);
-  data[name] = { getChildAt: () => ({ toArray: () => array }) };
+  data.arrays[name] = new globalThis[type](bytes.buffer, at, length);
 }
 const start = (${source()})();
 const root = document.getElementById("place").attachShadow({ mode: "open" });

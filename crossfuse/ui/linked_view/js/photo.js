@@ -26,6 +26,7 @@ export class Photo {
   draw(pen, width, height, fade, theme) {
     pen.imageSmoothingEnabled = true;
     pen.imageSmoothingQuality = "high";
+    pen.canvas.dataset.photo = this.bitmap ? "drawn" : "coming";
     if (!this.bitmap) {
       pen.fillStyle = theme.secondary;
       pen.fillRect(0, 0, width, height);

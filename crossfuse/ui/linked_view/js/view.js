@@ -6,6 +6,7 @@ import { State, isShare } from "./state.js";
 import { Bar } from "./bar.js";
 import { Foot } from "./foot.js";
 import { SaveMenu } from "./save.js";
+import { Files, typed } from "./files.js";
 import { PANELS } from "./panels.js";
 import { el, clear } from "./dom.js";
 import { STYLE } from "./style.js";
@@ -14,13 +15,16 @@ import { formatWeight } from "./labels.js";
 export class View {
   constructor(parent) {
     this.state = new State();
+    this.files = new Files();
     this.root = el("div", "view");
     this.bar = new Bar(this);
     this.grid = el("div", "panels");
     this.foot = new Foot(this);
     this.save = new SaveMenu(this);
     this.bar.element.append(this.save.element);
-    this.root.append(this.bar.element, this.grid, this.foot.element);
+    this.trouble = el("p", "caption trouble");
+    this.trouble.setAttribute("role", "alert");
+    this.root.append(this.trouble, this.bar.element, this.grid, this.foot.element);
     this.style = el("style", "", STYLE);
     parent.append(this.style, this.root);
     // Canvases drawn before a font has come are drawn again with it.
@@ -42,10 +46,25 @@ export class View {
   };
 
   update({ data, setStateValue }) {
-    const { meta, inline = {}, ...tables } = data.text ? JSON.parse(data.text) : data;
-    const arrays = (this.arrays = {});
-    for (const [name, table] of Object.entries(tables)) arrays[name] = table.getChildAt(0).toArray();
+    const { meta, inline = {}, files = {}, arrays = {} } = data.text ? JSON.parse(data.text) : data;
     for (const [name, [type, text]] of Object.entries(inline)) arrays[name] = typed(type, text);
+    this.latest = data;
+    const fetched = this.files.take(files);
+    if (!(fetched instanceof Promise)) {
+      this.show(meta, Object.assign(arrays, fetched), setStateValue);
+      return;
+    }
+    fetched.then(
+      (more) => {
+        if (this.latest === data && !this.gone) this.show(meta, Object.assign(arrays, more), setStateValue);
+      },
+      () => { this.trouble.textContent = meta.texts.fetch_failed; },
+    );
+  }
+
+  show(meta, arrays, setStateValue) {
+    this.arrays = arrays;
+    this.trouble.textContent = "";
     this.meta = meta;
     this.report = (pin) => { if (meta.report) setStateValue("pin", pin ?? {}); };
     const wished = JSON.stringify(meta.settings);
@@ -291,13 +310,4 @@ function same(a, b) {
   if (!a || !b) return a === b;
   return a.geometry === b.geometry && a.item === b.item && a.role === b.role
     && a.partner?.item === b.partner?.item;
-}
-
-/** A typed array out of the base64 of its bytes. */
-function typed(type, text) {
-  if (Uint8Array.fromBase64) return new globalThis[type](Uint8Array.fromBase64(text).buffer);
-  const letters = atob(text);
-  const bytes = new Uint8Array(letters.length);
-  for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
-  return new globalThis[type](bytes.buffer);
 }

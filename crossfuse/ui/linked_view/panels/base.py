@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
+import weakref
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from PIL import Image
 
 MAX_PHOTO_SIDE = 1280  # pixels sent to the browser; coordinates stay those of the full photo
 KEPT_PHOTOS = 64  # encoded photos that are kept, some 100 kB each
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +55,24 @@ class Panel:
 
 
 _encoded: dict[str, np.ndarray] = {}  # by digest: a page that runs again encodes nothing again
+_same: dict[int, tuple[weakref.ref[np.ndarray], np.ndarray]] = {}  # by identity, where none writes
 
 
 def encode_photo(image: np.ndarray | None) -> dict[str, np.ndarray]:
     """A photograph (H, W, 3) uint8 as ``{"image": bytes of a JPEG}``; nothing for None."""
     if image is None:
         return {}
+    photo, found = _same.get(id(image), (None, None))
+    if found is None or photo is None or photo() is not image:
+        found = _by_content(image)
+        if not image.flags.writeable:
+            _keep(_same, id(image), (weakref.ref(image), found))
+    return {"image": found}
+
+
+def _by_content(image: np.ndarray) -> np.ndarray:
     pixels = np.ascontiguousarray(image, dtype=np.uint8)
-    digest = hashlib.blake2b(pixels.data, digest_size=16).hexdigest() + str(pixels.shape)
+    digest = hashlib.sha256(pixels.data).hexdigest() + str(pixels.shape)
     found = _encoded.get(digest)
     if found is None:
         picture = Image.fromarray(pixels).convert("RGB")
@@ -67,7 +81,11 @@ def encode_photo(image: np.ndarray | None) -> dict[str, np.ndarray]:
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=90)
         found = np.frombuffer(buffer.getvalue(), dtype=np.uint8)
-        if len(_encoded) >= KEPT_PHOTOS:
-            _encoded.pop(next(iter(_encoded)), None)
-        _encoded[digest] = found
-    return {"image": found}
+        _keep(_encoded, digest, found)
+    return found
+
+
+def _keep(kept: dict[K, V], key: K, value: V) -> None:
+    if len(kept) >= KEPT_PHOTOS:
+        kept.pop(next(iter(kept)), None)
+    kept[key] = value
