@@ -12,14 +12,8 @@ that window have come from the server too.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +21,9 @@ import numpy as np
 import psutil
 from playwright.sync_api import Page, sync_playwright
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.eeg_upload import write_edf
+from benchmarks.first_paint import CHROMIUM, ROOT, server
+
 SCRUB = """async ([root, places]) => {
     const strip = root.querySelector('canvas.strip');
     const box = strip.getBoundingClientRect();
@@ -70,47 +66,15 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row; see the top of this file."""
     with tempfile.TemporaryDirectory(prefix="crossfuse-bench-") as folder:
         path = Path(folder) / "long.edf"
-        _writer()(path, options.channels, options.minutes * 60, options.rate)
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            port = sock.getsockname()[1]
-        command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py")]
-        command += [f"--server.port={port}", "--server.headless=true"]
-        server = subprocess.Popen(
-            [*command, "--server.address=127.0.0.1"],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            return [_measured(f"http://127.0.0.1:{port}", port, server.pid, path, options)]
-        finally:
-            server.terminate()
-            server.wait()
+        write_edf(path, options.channels, options.minutes * 60, options.rate)
+        with server(ROOT / "app.py", ROOT) as (url, process):
+            return [_measured(url, process, path, options)]
 
 
-def _writer() -> Any:
-    spec = spec_from_file_location("eeg_upload", Path(__file__).parent / "eeg_upload.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.write_edf
-
-
-def _measured(
-    url: str, port: int, process: int, path: Path, options: argparse.Namespace
-) -> dict[str, Any]:
-    for _ in range(600):
-        with socket.socket() as sock:
-            if sock.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
-    found = os.environ.get("CROSSFUSE_CHROMIUM") or shutil.which("chromium")
+def _measured(url: str, process: int, path: Path, options: argparse.Namespace) -> dict[str, Any]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=found, args=["--no-sandbox", "--disable-gpu"]
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
         )
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         page.set_default_timeout(180_000)

@@ -25,14 +25,15 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM = os.environ.get("CROSSFUSE_CHROMIUM") or shutil.which("chromium")
 MEASURED = ("first_ms", "live_ms", "whole_ms", "cpu_s")
 LIMIT = 1.3  # of the first paint, as a ratio
 EMPTY = "import streamlit as st\n\nst.title('empty')\n"
@@ -66,6 +67,21 @@ window.__paint = {first: null, live: null, whole: null};
   if (count !== seen.count) { seen.count = count; seen.whole = performance.now(); }
 })();
 """
+# A condition on the linked views of a page, for ``shown_after``; their roots are ``views``.
+VIEWS = """() => {
+    const views = [...document.querySelectorAll('[data-testid=stBidiComponentIsolated]')]
+        .map((host) => host.shadowRoot?.querySelector('.view')).filter((view) => view);
+    return %s;
+}"""
+# The time of the first frame after the one in which the condition came to hold.
+SHOWN = """(condition) => {
+    const holds = Function(`return ${condition}`)();
+    window.shown = new Promise((resolve) => {
+        const look = () => requestAnimationFrame(holds()
+            ? () => resolve(performance.timeOrigin + performance.now()) : look);
+        look();
+    });
+}"""
 
 
 @contextlib.contextmanager
@@ -91,6 +107,14 @@ def server(script: Path, folder: Path) -> Iterator[tuple[str, int]]:
     finally:
         process.terminate()
         process.wait(20)
+
+
+def shown_after(page: Page, condition: str, gesture: Callable[[], None]) -> float:
+    """Seconds from a gesture to the frame that shows what it has brought."""
+    page.evaluate(SHOWN, condition)
+    start = time.time()
+    gesture()
+    return float(page.evaluate("window.shown")) / 1000 - start
 
 
 def has_torch(pid: int) -> bool:
@@ -145,7 +169,7 @@ def measure_one(browser: Browser, script: Path, folder: Path) -> dict[str, float
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--chromium", default=shutil.which("chromium") or "chromium")
+    parser.add_argument("--chromium", default=CHROMIUM)
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:

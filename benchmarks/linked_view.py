@@ -11,20 +11,14 @@ the next frame after the paint, as a reader feels it (a 60 Hz screen shows at mo
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shutil
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.first_paint import ARGUMENTS, CHROMIUM, ROOT, server
+
 APP = ROOT / "tests" / "browser" / "apps" / "linked_view_app.py"
 CASES = {
     "sentence": "15 x 15, 12 heads, 4 layers; regions, words, matrix, overview",
@@ -66,41 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row a case; see the top of this file."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", str(APP), f"--server.port={port}"]
-    server = subprocess.Popen(
-        [*command, "--server.headless=true", "--server.address=127.0.0.1"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        _wait(port)
-        chromium = os.environ.get("CROSSFUSE_CHROMIUM") or shutil.which("chromium")
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
-            )
-            page = browser.new_page(viewport={"width": 1440, "height": 900})
-            url = f"http://127.0.0.1:{port}"
-            rows = [_case(page, url, case, options.moves) for case in CASES]
-            browser.close()
-    finally:
-        server.terminate()
-        server.wait()
+    with server(APP, ROOT) as (url, _), sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        rows = [_case(page, url, case, options.moves) for case in CASES]
+        browser.close()
     return rows
-
-
-def _wait(port: int) -> None:
-    for _ in range(600):
-        with socket.socket() as sock:
-            if sock.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise RuntimeError("streamlit did not answer within 60 s")
 
 
 def _case(page: Page, url: str, case: str, moves: int) -> dict[str, Any]:
@@ -124,14 +89,3 @@ def _case(page: Page, url: str, case: str, moves: int) -> dict[str, Any]:
         "head_ms": round(float(np.median(switch)), 2) if switch else None,
         "load_ms": round(load),
     }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    add_arguments(parser)
-    for row in measure(parser.parse_args()):
-        print(json.dumps(row))
-
-
-if __name__ == "__main__":
-    main()

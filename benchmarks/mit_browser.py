@@ -3,40 +3,40 @@
     crossfuse bench mit_browser [--points 100000 1000000] [--gpu]
 
 ``upload_s``: from handing the file to the page to the first points on the screen; ``whole_s``: to
-the last one; the server has answered the sample room before. ``sent_mb`` and ``bytes_a_point``:
-all that came through the WebSocket for it, maps and photographs too. ``recolour_ms``: asking
+the last one; the server has answered the sample room before. ``server_peak_mb``: the largest
+resident memory of the server meanwhile. ``sent_mb`` and ``bytes_a_point``: all that came to the
+browser for it, maps and photographs too. ``recolour_ms``: asking
 another segment, the script's work until the new colours are on the card; ``recolour_frame_ms``:
 from the pointer event to the frame after. ``tick_s``: from a click on a class to the view with
-other labels. ``whole_ms``: one drawing of every point, waited for; ``orbit_fps``: frames a second
-while the cloud is turned, with ``orbit_share`` of the points in each, as the panel chooses.
-``renderer`` says what draws: without ``--gpu`` SwiftShader, which is software on the same cores as
-everything else.
+other labels, median of five. ``whole_ms``: one drawing of every point, waited for; ``orbit_fps``:
+frames a second while the cloud is turned, with ``orbit_share`` of the points in each, as the panel
+chooses. ``renderer`` says what draws: without ``--gpu`` SwiftShader, which is software on the
+same cores as everything else.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shutil
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, WebSocket, sync_playwright
+import psutil
+from playwright.sync_api import Browser, Page, Response, WebSocket, sync_playwright
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.first_paint import CHROMIUM, ROOT, VIEWS, server, shown_after
+from benchmarks.mit import made_ply
+
 SOFTWARE = ["--disable-gpu", "--use-gl=angle", "--use-angle=swiftshader"]
 SOFTWARE += ["--enable-unsafe-swiftshader"]
 HARDWARE = ["--ignore-gpu-blocklist", "--use-gl=angle", "--enable-gpu"]
 CANVAS = ".panel-points canvas"
 
+DRAWN = VIEWS % "views.map((view) => view.querySelector('.panel-points canvas')?.dataset.drawn)[0]"
+READY = VIEWS % "Number(views[0]?.dataset.ready)"
 RENDERER = """(canvas) => {
     const gl = canvas.getContext('webgl2');
     const info = gl.getExtension('WEBGL_debug_renderer_info');
@@ -104,40 +104,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row a number of points; see the top of this file."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}"]
-    server = subprocess.Popen(
-        [*command, "--server.headless=true", "--server.address=127.0.0.1"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    chromium = os.environ.get("CROSSFUSE_CHROMIUM") or shutil.which("chromium")
     flags = ["--no-sandbox", *(HARDWARE if options.gpu else SOFTWARE)]
-    try:
-        _wait(port)
-        with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
-            browser = playwright.chromium.launch(executable_path=chromium, args=flags)
-            url = f"http://127.0.0.1:{port}/mit"
-            _warm(browser, url)
-            rows = [_case(browser, url, count, Path(folder)) for count in options.points]
-            browser.close()
-    finally:
-        server.terminate()
-        server.wait()
+    with (
+        server(ROOT / "app.py", ROOT) as (address, process),
+        sync_playwright() as playwright,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        url = f"{address}/mit"
+        _warm(browser, url)
+        rows = [
+            _case(browser, url, psutil.Process(process), count, Path(folder))
+            for count in options.points
+        ]
+        browser.close()
     return rows
-
-
-def _wait(port: int) -> None:
-    for _ in range(600):
-        with socket.socket() as sock:
-            if sock.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise RuntimeError("streamlit did not answer within 60 s")
 
 
 def _warm(browser: Browser, url: str) -> None:
@@ -147,19 +128,11 @@ def _warm(browser: Browser, url: str) -> None:
     page.close()
 
 
-def _made(count: int, folder: Path) -> Path:
-    spec = spec_from_file_location("mit_clouds", Path(__file__).with_name("mit.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    path = folder / f"scan{count}.ply"
-    path.write_bytes(module.made_ply("room", count))
-    return path
-
-
-def _case(browser: Browser, url: str, count: int, folder: Path) -> dict[str, Any]:
-    scan = _made(count, folder)
+def _case(
+    browser: Browser, url: str, served: psutil.Process, count: int, folder: Path
+) -> dict[str, Any]:
+    scan = folder / f"scan{count}.ply"
+    scan.write_bytes(made_ply("room", count))
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.set_default_timeout(180_000)
     got = _counted(page)
@@ -170,12 +143,14 @@ def _case(browser: Browser, url: str, count: int, folder: Path) -> dict[str, Any
     got[0] = 0
     start = time.perf_counter()
     file.set_input_files(scan)
-    page.wait_for_selector(f"{CANVAS}[data-drawn]")
-    first = time.perf_counter() - start
-    canvas = page.locator(CANVAS)
-    while canvas.get_attribute("data-drawn") != str(count):
+    drawn, first, peak = None, 0.0, 0
+    while drawn != str(count):
         page.wait_for_timeout(20)
+        peak = max(peak, served.memory_info().rss)
+        drawn = page.evaluate(DRAWN)
+        first = first or (drawn and time.perf_counter() - start) or 0.0
     whole = time.perf_counter() - start
+    canvas = page.locator(CANVAS)
     sent = got[0]
     page.wait_for_timeout(1500)
     element = canvas.element_handle()
@@ -191,11 +166,12 @@ def _case(browser: Browser, url: str, count: int, folder: Path) -> dict[str, Any
         "points": count,
         "upload_s": round(first, 2),
         "whole_s": round(whole, 2),
+        "server_peak_mb": round(peak / 1e6),
         "sent_mb": round(sent / 1e6, 1),
         "bytes_a_point": round(sent / count, 1),
         "recolour_ms": round(statistics.median(h[0] for h in hovers), 2),
         "recolour_frame_ms": round(statistics.median(h[1] for h in hovers), 1),
-        "tick_s": round(_tick(page), 2),
+        "tick_s": round(statistics.median(_ticks(page, 5)), 2),
         "whole_ms": round(statistics.median(drawing), 1),
         "orbit_fps": round(fps, 1),
         "orbit_share": round(drawn / count, 3),
@@ -206,19 +182,19 @@ def _case(browser: Browser, url: str, count: int, folder: Path) -> dict[str, Any
     return row
 
 
-def _tick(page: Page) -> float:
-    """Seconds from a click on a class to the view that has taken it in."""
-    view = page.locator(".view")
-    before = view.get_attribute("data-ready")
-    start = time.perf_counter()
-    page.locator("[data-testid=stPills] button, [data-testid=stButtonGroup] button").last.click()
-    while view.get_attribute("data-ready") == before:
-        page.wait_for_timeout(20)
-    return time.perf_counter() - start
+def _ticks(page: Page, times: int) -> list[float]:
+    """Seconds from a click on a class to the frame that shows the view which has taken it in."""
+    last = page.locator("[data-testid=stButtonGroup] button").last
+    found = []
+    for _ in range(times):
+        taken_in = VIEWS % f"views[0].dataset.ready > {page.evaluate(READY)}"
+        found.append(shown_after(page, taken_in, last.click))
+        page.wait_for_timeout(1000)
+    return found
 
 
 def _counted(page: Page) -> list[int]:
-    """Bytes that have come through the WebSockets of a page."""
+    """Bytes that have come through the WebSockets of a page, and as files of its views."""
     got = [0]
 
     def watch(socket: WebSocket) -> None:
@@ -227,16 +203,10 @@ def _counted(page: Page) -> list[int]:
 
         socket.on("framereceived", add)
 
+    def file(answer: Response) -> None:
+        if "/media/" in answer.url:
+            got[0] += int(answer.headers["content-length"])
+
     page.on("websocket", watch)
+    page.on("response", file)
     return got
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    add_arguments(parser)
-    for row in measure(parser.parse_args()):
-        print(json.dumps(row))
-
-
-if __name__ == "__main__":
-    main()

@@ -14,11 +14,8 @@ from __future__ import annotations
 
 import argparse
 import io
-import shutil
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from benchmarks.first_paint import ARGUMENTS, ROOT, server
+from benchmarks.first_paint import ARGUMENTS, CHROMIUM, ROOT, VIEWS, server, shown_after
 from crossfuse.data.images import sample_photo
 
 SENTENCE = "A cup of coffee on a saucer stands on a wooden table."
@@ -35,22 +32,8 @@ ECHO = """import streamlit as st
 st.title("echo")
 st.text(st.text_input("Sentence"))
 """
-# A promise of the time of the first frame after the one in which the condition came to hold.
-WHEN = """() => {
-    const views = [...document.querySelectorAll('[data-testid=stBidiComponentIsolated]')]
-        .map((host) => host.shadowRoot?.querySelector('.view')).filter((view) => view);
-    return %s;
-}"""
-WATCH = """(condition) => {
-    const holds = Function(`return ${condition}`)();
-    window.shown = new Promise((resolve) => {
-        const look = () => requestAnimationFrame(holds()
-            ? () => resolve(performance.timeOrigin + performance.now()) : look);
-        look();
-    });
-}"""
-PHOTO_SHOWN = WHEN % "views.some((view) => view.querySelector('canvas[data-photo=drawn]'))"
-WORD_SHOWN = WHEN % (
+PHOTO_SHOWN = VIEWS % "views.some((view) => view.querySelector('canvas[data-photo=drawn]'))"
+WORD_SHOWN = VIEWS % (
     "views.some((view) => [...view.querySelectorAll('[role=option]')]"
     ".some((chip) => chip.textContent === '%s'))"
 )
@@ -69,9 +52,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         echo = Path(folder) / "echo.py"
         echo.write_text(ECHO)
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=ARGUMENTS
-        )
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         with server(ROOT / "app.py", ROOT) as (url, _):
             page = browser.new_page(viewport={"width": 1440, "height": 900})
             photo_to_view(page, url + OWN, 0)  # loads the weights
@@ -110,15 +91,7 @@ def photo_to_view(page: Page, address: str, turn: int) -> float:
     chooser.wait_for(state="attached", timeout=LONG)
     page.wait_for_timeout(1500)
     file = {"name": f"{turn}.jpg", "mimeType": "image/jpeg", "buffer": picture(turn)}
-    return _seconds(page, PHOTO_SHOWN, lambda: chooser.set_input_files([file]))
-
-
-def _seconds(page: Page, condition: str, gesture: Callable[[], None]) -> float:
-    """Seconds from a gesture to the frame that shows what it has brought."""
-    page.evaluate(WATCH, condition)
-    start = time.time()
-    gesture()
-    return float(page.evaluate("window.shown")) / 1000 - start
+    return shown_after(page, PHOTO_SHOWN, lambda: chooser.set_input_files([file]))
 
 
 def _word(page: Page, word: str) -> float:
@@ -126,13 +99,13 @@ def _word(page: Page, word: str) -> float:
     page.wait_for_timeout(2500)  # the rest of the page
     field = page.get_by_label("Sentence (English)")
     field.fill(SENTENCE.replace("coffee", word))
-    return _seconds(page, WORD_SHOWN % word, lambda: field.press("Enter"))
+    return shown_after(page, WORD_SHOWN % word, lambda: field.press("Enter"))
 
 
 def _echo(page: Page, word: str) -> float:
     field = page.get_by_label("Sentence")
     field.fill(f"{word} {word}")
-    return _seconds(page, ECHOED % f"{word} {word}", lambda: field.press("Enter"))
+    return shown_after(page, ECHOED % f"{word} {word}", lambda: field.press("Enter"))
 
 
 def picture(turn: int) -> bytes:

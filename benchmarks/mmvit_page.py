@@ -11,13 +11,12 @@ cells of the asking view; no request leaves the browser. Medians and worst, in s
 from __future__ import annotations
 
 import argparse
-import shutil
 from typing import Any
 
 import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
-from benchmarks.first_paint import ARGUMENTS, ROOT, server
+from benchmarks.first_paint import ARGUMENTS, CHROMIUM, ROOT, server
 from benchmarks.linked_view import MOVE
 from benchmarks.mmca_page import photo_to_view, summary
 
@@ -33,9 +32,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows {case, seconds, worst, runs}."""
     pictures, cells = [], []
     with sync_playwright() as playwright, server(ROOT / "app.py", ROOT) as (url, _):
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=ARGUMENTS
-        )
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         for turn in range(arguments.runs + 1):  # the first loads the weights
             page = browser.new_page(viewport={"width": 1440, "height": 900})
             pictures.append(photo_to_view(page, url + OWN, turn))

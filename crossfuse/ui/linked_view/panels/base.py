@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -15,7 +15,6 @@ from PIL import Image
 MAX_PHOTO_SIDE = 1280  # pixels sent to the browser; coordinates stay those of the full photo
 KEPT_PHOTOS = 64  # encoded photos that are kept, some 100 kB each
 
-K = TypeVar("K")
 V = TypeVar("V")
 
 
@@ -54,23 +53,34 @@ class Panel:
         return {}
 
 
-_encoded: dict[str, np.ndarray] = {}  # by digest: a page that runs again encodes nothing again
-_same: dict[int, tuple[weakref.ref[np.ndarray], np.ndarray]] = {}  # by identity, where none writes
+class Kept(Generic[V]):
+    """What was made of arrays that nobody writes, kept as long as the arrays live."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, V] = {}
+
+    def of(self, array: np.ndarray, make: Callable[[np.ndarray], V]) -> V:
+        """``make(array)``, or what an earlier call has made of this very array."""
+        if array.flags.writeable:
+            return make(array)
+        key = id(array)
+        made = self._made.get(key)
+        if made is None:
+            made = self._made[key] = make(array)
+            weakref.finalize(array, self._made.pop, key, None).atexit = False
+        return made
+
+
+_jpegs: Kept[np.ndarray] = Kept()
+_encoded: dict[str, np.ndarray] = {}  # by digest, for a page that reads its photo anew in each run
 
 
 def encode_photo(image: np.ndarray | None) -> dict[str, np.ndarray]:
     """A photograph (H, W, 3) uint8 as ``{"image": bytes of a JPEG}``; nothing for None."""
-    if image is None:
-        return {}
-    photo, found = _same.get(id(image), (None, None))
-    if found is None or photo is None or photo() is not image:
-        found = _by_content(image)
-        if not image.flags.writeable:
-            _keep(_same, id(image), (weakref.ref(image), found))
-    return {"image": found}
+    return {} if image is None else {"image": _jpegs.of(image, _jpeg)}
 
 
-def _by_content(image: np.ndarray) -> np.ndarray:
+def _jpeg(image: np.ndarray) -> np.ndarray:
     pixels = np.ascontiguousarray(image, dtype=np.uint8)
     digest = hashlib.sha256(pixels.data).hexdigest() + str(pixels.shape)
     found = _encoded.get(digest)
@@ -81,11 +91,7 @@ def _by_content(image: np.ndarray) -> np.ndarray:
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=90)
         found = np.frombuffer(buffer.getvalue(), dtype=np.uint8)
-        _keep(_encoded, digest, found)
+        if len(_encoded) >= KEPT_PHOTOS:
+            _encoded.pop(next(iter(_encoded)), None)
+        _encoded[digest] = found
     return found
-
-
-def _keep(kept: dict[K, V], key: K, value: V) -> None:
-    if len(kept) >= KEPT_PHOTOS:
-        kept.pop(next(iter(kept)), None)
-    kept[key] = value

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from crossfuse.ui.linked_view.panels.base import Panel
+from crossfuse.ui.linked_view.panels.base import Kept, Panel
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,40 +34,28 @@ class PointsPanel(Panel):
     colour: str = "attention"
 
     def options(self) -> dict[str, Any]:
-        assert self.positions is not None
-        low, high = self.positions.min(axis=0), self.positions.max(axis=0)
+        cloud = self._cloud()
         return {
-            "count": len(self.positions),
-            "low": [float(v) for v in low],
-            "extent": [float(v) for v in np.maximum(high - low, 1e-3)],
+            "count": len(cloud.place) // 4,
+            "low": cloud.low,
+            "extent": cloud.extent,
             "classes": list(self.classes),
             "colour": self.colour,
             "labelled": self.labels is not None,
             "own_scale": "several",
-            "cut": self._cut(),
+            "cut": cloud.cut,
         }
 
-    def _cut(self) -> float:
-        """Share of the height to show at first: below the ceiling, where there is one."""
+    def _cloud(self) -> _Cloud:
         assert self.positions is not None
-        z = self.positions[:, 2]
-        low, high = np.percentile(z, [0.5, 99.5])
-        top = float((z > high - 0.06 * (high - low)).mean())
-        return 0.9 if top > 0.1 else 1.0
+        return _clouds.of(self.positions, _packed)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        assert self.positions is not None
         assert self.colours is not None
         assert self.segment is not None
-        low = self.positions.min(axis=0)
-        extent = np.maximum(np.ptp(self.positions, axis=0), 1e-3)
-        place = np.zeros((len(self.positions), 4), np.uint16)
-        place[:, :3] = np.round((self.positions - low) / extent * 65535)
-        colour = np.full((len(self.positions), 4), 255, np.uint8)
-        colour[:, :3] = self.colours
         arrays: dict[str, np.ndarray] = {
-            "place": place.ravel(),
-            "colour": colour.ravel(),
+            "place": self._cloud().place,
+            "colour": _colours.of(self.colours, _opaque),
             "segment": self.segment.astype(np.uint16),
         }
         if self.class_colours is not None:
@@ -79,3 +67,37 @@ class PointsPanel(Panel):
         if self.labels is not None:
             arrays["labels"] = np.where(self.labels < 0, 255, self.labels).astype(np.uint8)
         return arrays
+
+
+@dataclass(frozen=True)
+class _Cloud:
+    """``place`` (4 N,) uint16: positions in 65,535ths of ``extent`` from ``low``, metres.
+
+    ``cut``: share of the height to show at first, below the ceiling where there is one.
+    """
+
+    place: np.ndarray
+    low: list[float]
+    extent: list[float]
+    cut: float
+
+
+_clouds: Kept[_Cloud] = Kept()
+_colours: Kept[np.ndarray] = Kept()
+
+
+def _packed(positions: np.ndarray) -> _Cloud:
+    low, high = positions.min(axis=0), positions.max(axis=0)
+    extent = np.maximum(high - low, 1e-3)
+    place = np.zeros((len(positions), 4), np.uint16)
+    place[:, :3] = np.round((positions - low) / extent * 65535)
+    z = positions[:, 2]
+    bottom, top = np.percentile(z, [0.5, 99.5])
+    ceiling = float((z > top - 0.06 * (top - bottom)).mean()) > 0.1
+    return _Cloud(place.ravel(), low.tolist(), extent.tolist(), 0.9 if ceiling else 1.0)
+
+
+def _opaque(colours: np.ndarray) -> np.ndarray:
+    colour = np.full((len(colours), 4), 255, np.uint8)
+    colour[:, :3] = colours
+    return colour.ravel()
