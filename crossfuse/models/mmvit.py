@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from crossfuse.attention import NOTHING, LayerMap, Want
 from crossfuse.errors import CrossfuseError
-from crossfuse.models.frozen_front import FRONT_ORIGIN, FrozenFront
-from crossfuse.models.mmvit_blocks import Block, embedding, plan_blocks, view_cells
+from crossfuse.models.frozen_front import FRONT_ORIGIN
+from crossfuse.models.mmvit_blocks import Block, embedding, front, plan_blocks, view_cells
 from crossfuse.models.pooling_attention import Layout, Stream, tokens_of
 
 MAX_SIDE = 512  # pixels: beyond it the finest stage would need gigabytes for its maps
@@ -46,10 +46,10 @@ class MMViTConfig:
     each stage doubles the first two and halves the last down to 1; ``blocks``: plain self blocks
     of each stage; ``fusion``: "joint" = every cell may ask every view, "sequential" = view v asks
     itself and view v + 1, "class_token" = only the class token asks other views, "none" = no view
-    asks another; ``stem``: "patch" = one convolution a view,
-    "convolutions" = a stack of them, "residual" = that with a residual block at every stride from
-    4 on, "lite2" = projections of a frozen EfficientNet-Lite2's maps at strides 8, 16 and 32
-    (``stride`` must then be at least 8).
+    asks another; ``stem``: "patch" = one convolution a view, "convolutions" = a stack of them,
+    "residual" = projections of one map of a residual network that is trained with the rest (at the
+    finest view's stride, 16 at most), "lite2" = projections of a frozen EfficientNet-Lite2's maps
+    at strides 8, 16 and 32 (``stride`` must then be at least 8).
     """
 
     classes: int
@@ -97,12 +97,10 @@ class MMViTConfig:
         """Three stages on residual convolutions of its own: nothing in it was trained elsewhere."""
         return replace(
             cls.small(classes, image_size, views),
-            stride=8,
-            width=56,
-            blocks=(1, 2, 0),
+            width=32,
+            blocks=(0, 0, 0),
             mlp_ratio=2.0,
             stem="residual",
-            drop_path=0.1,
         )
 
     @classmethod
@@ -131,7 +129,7 @@ class MMViT(nn.Module):
         super().__init__()
         self.config = config
         plans = plan_blocks(config)
-        self.stem = FrozenFront() if config.stem == "lite2" else nn.Identity()
+        self.stem = front(config)
         self.embeddings = nn.ModuleDict({str(v): embedding(config, v) for v in plans[0].inputs})
         self.class_token = nn.Parameter(torch.zeros(1, 1, config.width))
         most = max(1, len(plans) - 1)
@@ -172,7 +170,7 @@ class MMViT(nn.Module):
         image: tuple[int, int],
         want: Want | Mapping[str, Want] = NOTHING,
     ) -> MMViTOutput:
-        """:meth:`forward` past the frozen stem: ``features`` of :class:`FrozenFront` or images."""
+        """:meth:`forward` past the stem: ``features`` are what ``self.stem`` makes of images."""
         streams: dict[int, Stream] = {}
         layouts = self.view_layouts(image)
         for name, module in self.embeddings.items():

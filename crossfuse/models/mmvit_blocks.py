@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossfuse.attention import NOTHING, LayerMap, Want
-from crossfuse.models.frozen_front import FRONT_CHANNELS, front_cells
+from crossfuse.models.frozen_front import FRONT_CHANNELS, FrozenFront, front_cells
 from crossfuse.models.pooling_attention import Layout, PoolingAttention, Stream, pooled, tokens_of
+from crossfuse.models.residual_front import DEEPEST, ResidualFront, channels_at
 
 if TYPE_CHECKING:
     from crossfuse.models.mmvit import MMViTConfig
@@ -254,32 +255,49 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class FromFront(nn.Module):
-    """A view out of the frozen front: the map at its stride, or the coarsest strided further."""
+    """A view out of a stem's maps: the one at its stride, or the coarsest strided further.
 
-    def __init__(self, stride: int, width: int) -> None:
+    ``channels``: of each map, by its stride.
+    """
+
+    def __init__(self, channels: Mapping[int, int], stride: int, width: int) -> None:
         super().__init__()
-        tap = min(stride, max(FRONT_CHANNELS))
-        self.tap = sorted(FRONT_CHANNELS).index(tap)
-        layers: list[nn.Module] = [nn.Conv2d(FRONT_CHANNELS[tap], width, 1), ChannelNorm(width)]
-        while tap < stride:
+        at = min(stride, max(channels))
+        self.tap = sorted(channels).index(at)
+        layers: list[nn.Module] = [nn.Conv2d(channels[at], width, 1), ChannelNorm(width)]
+        while at < stride:
             layers += [nn.Conv2d(width, width, 3, stride=2, padding=1), ChannelNorm(width)]
-            tap *= 2
+            at *= 2
         self.layers = nn.Sequential(*layers)
 
     def forward(self, features: tuple[Tensor, ...]) -> Tensor:
         return self.layers(features[self.tap])
 
 
+def front(config: MMViTConfig) -> nn.Module:
+    """What all views share before their embeddings: pictures -> maps, or the pictures again."""
+    if config.stem == "lite2":
+        return FrozenFront()
+    if config.stem == "residual":
+        return ResidualFront(config.channels, config.width, residual_stride(config))
+    return nn.Identity()
+
+
+def residual_stride(config: MMViTConfig) -> int:
+    return min(config.stride, DEEPEST)
+
+
 def embedding(config: MMViTConfig, view: int) -> nn.Module:
     """The overlapping patch embedding of one view: pictures (or stem maps) -> (B, width, h, w)."""
     stride = config.stride << view
     if config.stem == "lite2":
-        return FromFront(stride, config.width)
+        return FromFront(FRONT_CHANNELS, stride, config.width)
     if config.stem == "patch":
         # MViT's 7-wide kernel at stride 4, carried on: 2 s - 1 leaves no pixel unseen.
         return nn.Conv2d(config.channels, config.width, 2 * stride - 1, stride, stride - 1)
     if config.stem == "residual":
-        return residual_embedding(config, stride)
+        own = residual_stride(config)
+        return FromFront({own: channels_at(own, config.width)}, stride, config.width)
     layers: list[nn.Module] = []
     inside, steps = config.channels, stride.bit_length() - 1
     for step in range(steps):
@@ -288,36 +306,3 @@ def embedding(config: MMViTConfig, view: int) -> nn.Module:
         layers += [nn.GELU()] if step < steps - 1 else []
         inside = outside
     return nn.Sequential(*layers)
-
-
-class ResidualConvolutions(nn.Module):
-    """x + norm(conv(GELU(norm(conv x)))) with two 3 x 3 convolutions (He et al. 2016)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1),
-            ChannelNorm(width),
-            nn.GELU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            ChannelNorm(width),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(x + self.layers(x))
-
-
-def residual_embedding(config: MMViTConfig, stride: int) -> nn.Sequential:
-    """Stride-2 convolutions, a residual block after each from stride 4 on, then a projection.
-
-    Channels are width / 2 at stride 2, width at stride 4 and 1.5 width beyond, in steps of 8.
-    """
-    layers: list[nn.Module] = []
-    inside, at = config.channels, 2
-    while at <= stride:
-        share = {2: 0.5, 4: 1.0}.get(at, 1.5)
-        outside = 8 * round(config.width * share / 8 + 0.25)
-        layers += [nn.Conv2d(inside, outside, 3, stride=2, padding=1), ChannelNorm(outside)]
-        layers += [nn.GELU()] + [ResidualConvolutions(outside)] * (at > 2)
-        inside, at = outside, 2 * at
-    return nn.Sequential(*layers, nn.Conv2d(inside, config.width, 1), ChannelNorm(config.width))

@@ -72,15 +72,20 @@ def recoloured(images: Tensor, strength: float = 0.4) -> Tensor:
     angle = uniform(images, -0.3, 0.3, 1, 1) * chance(images, 0.5, 1, 1)
     hue = angle.cos() * (same - third) + third + angle.sin() * axis
     mix = hue @ (saturation * same + (1 - saturation) * grey)
-    x = torch.einsum("bij,bjhw->bihw", mix, images)
-    middle = x.mean((1, 2, 3), keepdim=True)
-    contrast = 1 + uniform(images, -strength, strength, 1, 1, 1)
-    x = (x - middle) * contrast + middle + uniform(images, -strength, strength, 1, 1, 1)
-    soft = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
-    amount = uniform(images, -1, 1, 1, 1, 1) * chance(images, 0.3, 1, 1, 1)
-    x = (x + amount * (x - soft)).clamp(-1.5, 1.5)
-    solar = chance(images, 0.05, 1, 1, 1) & (x > uniform(images, 0, 1, 1, 1, 1))
-    return torch.where(solar, -x, x).view(batch, 3, *images.shape[2:])
+    contrast = 1 + uniform(images, -strength, strength, 1, 1)
+    shift = uniform(images, -strength, strength, 1, 1)
+    # (mix x - middle) contrast + middle + shift, in one pass over the pixels.
+    middle = (mix @ images.mean((2, 3))[:, :, None]).mean(1, keepdim=True)
+    shift = (shift + (1 - contrast) * middle).expand(-1, 3, -1)
+    x = torch.baddbmm(shift, contrast * mix, images.flatten(2)).unflatten(2, images.shape[2:])
+    # The order of a batch is random: its first pictures are as good as drawn ones.
+    some = x[: round(0.3 * batch)]
+    soft = F.avg_pool2d(some, 3, stride=1, padding=1, count_include_pad=False)
+    x[: len(some)] += uniform(some, -1, 1, 1, 1, 1) * (some - soft)
+    x.clamp_(-1.5, 1.5)
+    some = x[batch - round(0.05 * batch) :]
+    some.mul_(1 - 2 * (some > uniform(some, 0, 1, 1, 1, 1)).to(some.dtype))
+    return x
 
 
 def coarsened(images: Tensor, side: int, share: float) -> Tensor:

@@ -40,7 +40,7 @@ from crossfuse.training.mmvit_material import (
     keep_maps,
     smoothed,
 )
-from crossfuse.training.mmvit_trainer import Trained, fit, load_average
+from crossfuse.training.mmvit_trainer import Trained, fit, load_average, settle
 from crossfuse.training.warm_start import warm_start
 
 __all__ = ["add_evaluate_arguments", "add_train_arguments", "evaluate", "train"]
@@ -90,6 +90,8 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu", help="cpu or cuda (mixed precision there)")
+    parser.add_argument("--muon", action="store_true", help="Muon for matrices, AdamW for the rest")
+    parser.add_argument("--bf16", action="store_true", help="mixed precision on a CPU, too")
     parser.add_argument("--compile", action="store_true", help="torch.compile the model first")
     parser.add_argument(
         "--prepare-only", action="store_true", help="decode the photographs, then stop"
@@ -125,8 +127,8 @@ def train(arguments: argparse.Namespace) -> None:
     if config.stem == "lite2" and not arguments.start:
         warm(model, material, photographs, arguments)
     trained = fit(model, material, arguments)
-    model.load_state_dict(trained.average, strict=False)
-    figures, calibration = calibrate(model.eval(), validation)
+    settle(model, trained, photographs)
+    figures, calibration = calibrate(model, validation)
     card = _card(arguments, config, photographs, figures, calibration, trained)
     print({name: round(value, 4) for name, value in figures.items()}, flush=True)
     weights.save_weights("weights", model, card, folder=arguments.out, half=True)

@@ -33,7 +33,7 @@ from crossfuse.training.mmvit import (
     material_of,
 )
 from crossfuse.training.mmvit_evaluation import measure, predict
-from crossfuse.training.mmvit_trainer import fit
+from crossfuse.training.mmvit_trainer import fit, settle
 
 FILE = "ablation.jsonl"
 DEFAULT_SEEDS = (0, 1, 2)
@@ -105,8 +105,8 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             model = MMViT(chosen[name])
             model.stem.load_state_dict(shared.stem.state_dict())
             trained = fit(model, material, arguments)
-            model.load_state_dict(trained.average, strict=False)
-            logits = predict(model.eval(), validation.pixels)
+            settle(model, trained, photographs)
+            logits = predict(model, validation.pixels)
             row = {
                 "variant": name,
                 "seed": seed,

@@ -15,19 +15,27 @@ import math
 import random
 import time
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossfuse import weights
+from crossfuse.data.image_folders import Photographs
 from crossfuse.errors import CrossfuseError
+from crossfuse.models.frozen_front import FrozenFront
 from crossfuse.models.mmvit import MMViT, MMViTOutput
+from crossfuse.models.residual_front import ResidualFront, settle_norms
+from crossfuse.training.distillation import to_teacher
 from crossfuse.training.mmvit_material import Drawn, Material
 
 SAVE_EVERY = 120.0  # seconds
 SAY_EVERY = 50  # steps
 OUTSIDE_WEIGHT = 0.5
+DECAY = 0.05
+SETTLED = 2048  # photographs at most that statistics are measured on
 UNMIXED_END = 0.9  # after this share of a run pictures are no longer mixed
 
 
@@ -38,6 +46,75 @@ class Trained:
     average: dict[str, Tensor]
     epochs: float
     photographs_per_second: float
+
+
+class Optimiser:
+    """AdamW; or Muon (Jordan et al. 2024) for the weights of matrices and convolutions, AdamW for
+    the rest.
+
+    A convolution's weight is a matrix of one row an output channel. Muon's steps are scaled to the
+    size of AdamW's (Liu et al. 2025, arXiv 2502.16982), so that one learning rate serves both.
+    """
+
+    def __init__(
+        self, model: MMViT, parameters: list[nn.Parameter], arguments: argparse.Namespace
+    ) -> None:
+        self.parameters, self.rate, self.matrices = parameters, arguments.rate, {}
+        if arguments.muon:
+            self.matrices = {p: nn.Parameter(as_matrix(p.detach())) for p in matrices(model)}
+        rest = [p for p in parameters if p not in self.matrices]
+        adam = torch.optim.AdamW(
+            [
+                {"params": [p for p in rest if p.dim() > 1], "weight_decay": DECAY},
+                {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},
+            ],
+            lr=self.rate,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
+        self.parts: list[torch.optim.Optimizer] = [adam]
+        if self.matrices:
+            self.parts.append(
+                torch.optim.Muon(
+                    self.matrices.values(),
+                    lr=self.rate,
+                    weight_decay=DECAY,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
+
+    def step(self, share: float) -> None:
+        """One step at that share of the peak rate; clears the gradients."""
+        for parameter, matrix in self.matrices.items():
+            assert parameter.grad is not None
+            matrix.grad = as_matrix(parameter.grad)
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = self.rate * share
+            part.step()
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        return [part.state_dict() for part in self.parts]
+
+    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
+        for part, own in zip(self.parts, state, strict=True):
+            part.load_state_dict(own)
+        for group in self.parts[0].param_groups:
+            group["fused"] = True
+
+
+def matrices(model: MMViT) -> list[nn.Parameter]:
+    """The trained weights that map many channels to many, but for the head's."""
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    weights = [m.weight for m in layers if m is not model.head and m.weight.shape[1] > 1]
+    return [weight for weight in weights if weight.requires_grad]
+
+
+def as_matrix(weight: Tensor) -> Tensor:
+    """(out, in) or (out, in, h, w) in channels-last order -> (out, ...) in the same memory."""
+    return weight.permute(0, 2, 3, 1).view(len(weight), -1) if weight.dim() == 4 else weight
 
 
 def side_at(progress: float, begin: int, end: int) -> int:
@@ -66,15 +143,7 @@ def fit(model: MMViT, material: Material, arguments: argparse.Namespace) -> Trai
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     projection = nn.Linear(model.head.in_features, 1280, device=device)
     parameters = [*trained.values(), *projection.parameters()]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": 0.05},
-            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-        ],
-        lr=arguments.rate,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
+    optimiser = Optimiser(model, parameters, arguments)
     average = {name: p.detach().clone() for name, p in trained.items()}
     step, seen, elapsed = 0, 0, 0.0
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -84,8 +153,6 @@ def fit(model: MMViT, material: Material, arguments: argparse.Namespace) -> Trai
         model.load_state_dict(saved["model"])
         projection.load_state_dict(saved["projection"])
         optimiser.load_state_dict(saved["optimiser"])
-        for group in optimiser.param_groups:
-            group["fused"] = True
         average = saved["average"]
         step, seen, elapsed = saved["step"], saved["seen"], saved["elapsed"]
 
@@ -113,6 +180,7 @@ def fit(model: MMViT, material: Material, arguments: argparse.Namespace) -> Trai
     end_side = arguments.end_side or arguments.side
     begin_side = arguments.begin_side or end_side
     forward = torch.compile(model.from_stem) if arguments.compile else model.from_stem
+    frozen = isinstance(model.stem, FrozenFront)  # then its maps are what is drawn
     torch.manual_seed(1_000_003 * arguments.seed + step)
     random.seed(1_000_003 * arguments.seed + step)
     first = step
@@ -126,16 +194,18 @@ def fit(model: MMViT, material: Material, arguments: argparse.Namespace) -> Trai
                 break
             rate = min(1.0, (step + 1) / arguments.warm_up)
             rate *= max(0.5 * (1 + math.cos(math.pi * done)), 0.005)
-            for group in optimiser.param_groups:
-                group["lr"] = arguments.rate * rate
             side = side_at(done, begin_side, end_side)
-            with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
+            with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu or arguments.bf16):
                 drawn = material.draw(index, side, done < UNMIXED_END)
-                loss = loss_of(forward(drawn.features, drawn.image), drawn, projection)
-            optimiser.zero_grad(set_to_none=True)
+                features = drawn.features if frozen else model.stem(drawn.features)
+            # On a CPU only dense convolutions gain by bfloat16; the pyramid's small parts lose.
+            if not on_gpu:
+                features = in_float32(features)
+            with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
+                loss = loss_of(forward(features, drawn.image), drawn, projection)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimiser.step()
+            optimiser.step(rate)
             step, seen = step + 1, seen + len(index)
             with torch.no_grad():
                 keep = min(arguments.average, step / (step + 20))
@@ -158,6 +228,28 @@ def fit(model: MMViT, material: Material, arguments: argparse.Namespace) -> Trai
     save()
     state = {name: value.float().cpu().contiguous() for name, value in average.items()}
     return Trained(state, seen / count, seen / max(elapsed, 1e-9))
+
+
+def in_float32(features: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+    if isinstance(features, Tensor):
+        return features.float()
+    return tuple(part.float() for part in features)
+
+
+def settle(model: MMViT, trained: Trained, photographs: Photographs) -> None:
+    """Give the model its averaged weights, and batch norms their statistics on whole pictures.
+
+    The averaged weights have never seen a batch; and crops, in which things look larger, have
+    other statistics than the whole photographs that come in use.
+    """
+    model.load_state_dict(trained.average, strict=False)
+    model.eval()
+    if isinstance(model.stem, ResidualFront):
+        count, device = min(len(photographs), SETTLED), next(model.parameters()).device
+        chosen = np.linspace(0, len(photographs) - 1, count).astype(int)
+        parts = np.array_split(chosen, -(-count // 128))
+        pixels = (torch.from_numpy(photographs.pixels[part]).to(device) for part in parts)
+        settle_norms(model.stem, (to_teacher(part, model.config.image_size) for part in pixels))
 
 
 def loss_of(output: MMViTOutput, drawn: Drawn, projection: nn.Module) -> Tensor:
