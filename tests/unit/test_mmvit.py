@@ -15,6 +15,7 @@ from crossfuse.models import pooling_attention
 from crossfuse.models.mmvit import MMViT, MMViTConfig
 from crossfuse.models.mmvit_blocks import plan_blocks
 from crossfuse.models.pooling_attention import Layout, RelativePositions, place_codes, pooled
+from crossfuse.models.residual_front import ResidualFront, channels_at, settle_norms
 
 TINY = MMViTConfig.tiny()
 VARIANTS = {
@@ -181,7 +182,42 @@ def test_a_token_of_a_patch_stem_lights_exactly_its_pixels() -> None:
             assert torch.equal(seen, expected)
 
 
-@pytest.mark.parametrize("name", ["tiny", "convolutions", "lite2"])
+@pytest.mark.parametrize("stride", [4, 8, 16])
+def test_a_cell_of_the_residual_stem_lights_exactly_its_pixels(stride: int) -> None:
+    """With positive weights nothing cancels and no ReLU closes: what a cell may see, it sees."""
+    front = ResidualFront(3, 4, stride).eval()
+    for layer in front.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.constant_(layer.weight, 0.1)
+    height, width = 4 * stride + 2, 3 * stride
+    images = torch.rand(1, 3, height, width, requires_grad=True)
+    (found,) = front(images)
+    assert found.shape == (1, channels_at(stride, 4), 5, 3)
+    # Each 3 x 3 convolution reaches as far as its input's stride: the halving ones, then blocks.
+    reach = {4: 1 + 2 + 2 * 4, 8: 1 + 2 + 2 * 4 + 4 + 4 * 8, 16: 47 + 8 + 2 * 16}[stride]
+    for row, column in ((0, 0), (4, 1), (2, 2)):
+        (gradient,) = torch.autograd.grad(found[0, :, row, column].sum(), images, retain_graph=True)
+        y, x = row * stride, column * stride
+        expected = torch.zeros(height, width, dtype=torch.bool)
+        expected[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1] = True
+        assert torch.equal(gradient[0].sum(0) > 0, expected)
+
+
+def test_settled_norms_have_the_statistics_of_the_pictures_shown() -> None:
+    torch.manual_seed(0)
+    front = ResidualFront(3, 4, 4)
+    pictures = torch.randn(12, 3, 16, 16) * 3 + 1
+    settle_norms(front, pictures.split(4))
+    assert not any(m.training for m in front.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    convolution, norm = front.layers[0]
+    values = convolution(pictures)
+    torch.testing.assert_close(norm.running_mean, values.mean((0, 2, 3)))
+    torch.testing.assert_close(norm.running_var, values.var((0, 2, 3)), rtol=0.05, atol=0)
+    alone, together = front.eval()(pictures[:1])[0], front(pictures)[0][:1]
+    torch.testing.assert_close(alone, together)
+
+
+@pytest.mark.parametrize("name", ["tiny", "convolutions", "residual", "lite2"])
 def test_a_planted_pixel_comes_back_in_the_cell_that_holds_it(name: str) -> None:
     """The gradient of one cell is centred on the pixel that its layout names."""
     config = VARIANTS[name]
@@ -192,6 +228,8 @@ def test_a_planted_pixel_comes_back_in_the_cell_that_holds_it(name: str) -> None
     if name == "lite2":
         with torch.enable_grad():
             features = _front_with_gradients(model, images)
+    elif name == "residual":
+        features = model.stem(images)
     for view, layout in model.view_layouts((side, side)).items():
         tokens = model.embeddings[str(view)](features)
         assert tuple(tokens.shape[2:]) == layout.grid

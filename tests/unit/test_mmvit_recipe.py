@@ -134,7 +134,9 @@ def test_training_from_scratch_learns_and_writes_a_whole_card(scratch: Path) -> 
     assert card["data"] == "data: 24 photographs, 3 classes, 32 px"
     assert card["recipe"].startswith("Nothing in it was trained elsewhere.")
     assert card["config"]["width"] == 16
-    assert card["trained_parameters"] == card["parameters"]
+    statistics = sum(value.numel() for key, value in state.items() if "running_" in key)
+    batches = sum(key.endswith("num_batches_tracked") for key in state)
+    assert card["trained_parameters"] == card["parameters"] - statistics - batches
     assert 0.25 <= card["calibration"]["temperature"] <= 4
     assert 0 <= card["calibration"]["threshold"] <= 1
     assert {"top1", "ece", "held_out_top1", "held_out_log_loss"} <= set(card["metrics"])
@@ -144,10 +146,11 @@ def test_training_from_scratch_learns_and_writes_a_whole_card(scratch: Path) -> 
     assert (saved["step"], saved["seen"]) == (30, 240)
 
 
+@pytest.mark.parametrize("extra", [(), ("--muon", "--bf16")], ids=["adam", "muon"])
 def test_a_run_resumes_at_the_step_at_which_it_stopped(
-    miniature: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    extra: tuple[str, ...], miniature: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = (*SCRATCH, "--mixup", "0.2")
+    options = (*SCRATCH, "--mixup", "0.2", *extra)
     train(miniature, tmp_path, *options, "--epochs", "1")
     first = checkpoint(tmp_path)
     assert first["step"] == 3
@@ -161,6 +164,27 @@ def test_a_run_resumes_at_the_step_at_which_it_stopped(
     third = checkpoint(tmp_path)
     assert third["step"] == 6
     assert all(torch.equal(value, third["average"][k]) for k, value in second["average"].items())
+
+
+def test_muon_moves_the_matrices_and_adam_the_rest(miniature: Path) -> None:
+    given = arguments_of(miniature, *SCRATCH, "--muon", "--rate", "0.01")
+    model = MMViT(mmvit.config_of(given, 3)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    parameters = list(model.parameters())
+    optimiser = mmvit_trainer.Optimiser(model, parameters, given)
+    before = [p.detach().clone() for p in parameters]
+    images = torch.randn(4, 3, 32, 32)
+    model(images).logits.square().sum().backward()
+    optimiser.step(0.5)
+    assert all(p.grad is None for p in parameters)
+    assert all(not torch.equal(p, old) for p, old in zip(parameters, before, strict=True))
+    own = {id(p) for p in optimiser.matrices}
+    assert id(model.head.weight) not in own
+    for parameter, old in zip(parameters, before, strict=True):
+        if id(parameter) in own:
+            # An orthogonal step with entries of about 0.2 rates, less where the gradient is of
+            # low rank.
+            step = (parameter - old * (1 - 0.005 * mmvit_trainer.DECAY)).detach()
+            assert 0.01 < float(step.square().mean().sqrt()) / 0.005 < 0.35
 
 
 def test_a_run_ends_after_its_minutes(miniature: Path, tmp_path: Path) -> None:
