@@ -4,6 +4,8 @@ import { el, clear } from "./dom.js";
 import { formatTimes, formatWeight } from "./labels.js";
 import { isShare } from "./state.js";
 
+const TOO_CLOSE = 0.28; // of the bar: marks nearer to each other than their words are wide share them
+
 export class Foot {
   constructor(view) {
     this.view = view;
@@ -221,13 +223,19 @@ export class Foot {
       { at: 1, text: (scale.clipped ? "≥ " : "") + formatWeight(scale.hi), kind: "end high" },
     ];
     if (scale.signed) ticks.push({ at: 0.5, text: "0", kind: "zero" });
-    for (const uniform of scale.uniform) {
-      const at = scale.position(uniform);
-      if (uniform <= scale.hi && uniform > 0) {
-        const edge = at < 0.08 ? " first" : at > 0.92 ? " last" : "";
-        const text = this.view.t("legend_uniform", { share: `1/${Math.round(1 / uniform)}` });
-        ticks.push({ at, text, kind: `uniform${edge}` });
-      }
+    const uniform = scale.uniform
+      .filter((share) => share > 0 && share <= scale.hi)
+      .map((share) => ({ at: scale.position(share), shares: [`1/${Math.round(1 / share)}`] }))
+      .sort((a, b) => a.at - b.at);
+    let named = null;
+    for (const mark of uniform) {
+      if (named && mark.at - named.at < TOO_CLOSE) named.shares.push(...mark.shares.splice(0));
+      else named = mark;
+    }
+    for (const { at, shares } of uniform) {
+      const edge = at < 0.08 ? " first" : at > 0.92 ? " last" : "";
+      const text = shares.length ? this.view.t("legend_uniform", { share: shares.join(", ") }) : "";
+      ticks.push({ at, text, kind: `uniform${edge}` });
     }
     return ticks;
   }
