@@ -79,7 +79,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 Run = Callable[[], Any]
 CONFIGS = {
     "frozen stem": MMViTConfig.small(),
-    "own convolutions": MMViTConfig.from_scratch(10, 128),
+    "residual stem": MMViTConfig.from_scratch(10, 128),
 }
 
 

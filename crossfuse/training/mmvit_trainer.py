@@ -35,6 +35,7 @@ SAVE_EVERY = 120.0  # seconds
 SAY_EVERY = 50  # steps
 OUTSIDE_WEIGHT = 0.5
 DECAY = 0.05
+MUON_STEPS = 3  # Newton-Schulz iterations, as in Jordan's own recipe for CIFAR-10
 SETTLED = 2048  # photographs at most that statistics are measured on
 UNMIXED_END = 0.9  # after this share of a run pictures are no longer mixed
 
@@ -79,6 +80,7 @@ class Optimiser:
                     self.matrices.values(),
                     lr=self.rate,
                     weight_decay=DECAY,
+                    ns_steps=MUON_STEPS,
                     adjust_lr_fn="match_rms_adamw",
                 )
             )
