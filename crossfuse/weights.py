@@ -3,15 +3,15 @@
 ``assets/weights/<name>/weights.safetensors`` and ``assets/weights/<name>/card.json``. A card has at
 least ``model`` (registry name), ``config`` (the fields of the model's config), ``sha256`` and
 ``parameters``; training adds data, licence, recipe, seed, metrics and the command that made them.
-``borrowed`` ({prefix: name}) names tensors that lie with other weights: a frozen stem that two
-models share is stored once.
+``borrowed`` ({prefix: lender}) names tensors that lie elsewhere: a frozen stem is not stored but
+read from the package that it comes in (:data:`PACKAGES`), or from other weights, by their name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 WEIGHTS = ASSETS / "weights"
+
+
+def _front() -> dict[str, Tensor]:
+    from crossfuse.encoders.image import published_state
+    from crossfuse.models.frozen_front import front_state
+
+    return front_state(published_state("lite2"))
+
+
+PACKAGES: dict[str, Callable[[], dict[str, Tensor]]] = {"efficientnet-lite2": _front}
 
 
 def names(folder: Path = WEIGHTS) -> tuple[str, ...]:
@@ -122,6 +132,9 @@ def load_weights(name: str, *, folder: Path = WEIGHTS) -> tuple[dict[str, Tensor
             "{file} is not a readable safetensors file: {error}.", file=file, error=error
         ) from error
     for prefix, lender in found.get("borrowed", {}).items():
-        lent, _ = load_weights(lender, folder=folder)
-        state |= {name: value for name, value in lent.items() if name.startswith(prefix)}
+        if lender in PACKAGES:
+            state |= {f"{prefix}{name}": value for name, value in PACKAGES[lender]().items()}
+        else:
+            lent, _ = load_weights(lender, folder=folder)
+            state |= {name: value for name, value in lent.items() if name.startswith(prefix)}
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, found

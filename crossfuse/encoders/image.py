@@ -253,8 +253,8 @@ def pad_batch(maps: Sequence[FeatureMap]) -> tuple[Tensor, Tensor]:
     return values, mask
 
 
-def load_image_encoder(name: str = "lite2", device: torch.device | str = "cpu") -> ImageEncoder:
-    """The encoder ``lite0`` or ``lite2`` with its published weights, frozen.
+def published_state(name: str) -> dict[str, Tensor]:
+    """The state dict of the network ``lite0`` or ``lite2``, as its package carries it.
 
     Raises:
         CrossfuseError: unknown name, weight package not installed, or a changed weight file.
@@ -282,8 +282,17 @@ def load_image_encoder(name: str = "lite2", device: torch.device | str = "cpu") 
             "reinstall its package.",
             name=path.name,
         )
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return ImageEncoder(EfficientNetLite(state), name).to(device)
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def load_image_encoder(name: str = "lite2", device: torch.device | str = "cpu") -> ImageEncoder:
+    """The encoder ``lite0`` or ``lite2`` with its published weights, frozen.
+
+    Raises:
+        CrossfuseError: see :func:`published_state`.
+    """
+    return ImageEncoder(EfficientNetLite(published_state(name)), name).to(device)
 
 
 def _require_photo(photo: np.ndarray) -> None:

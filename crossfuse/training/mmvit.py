@@ -131,9 +131,13 @@ def train(arguments: argparse.Namespace) -> None:
     figures, calibration = calibrate(model, validation)
     card = _card(arguments, config, photographs, figures, calibration, trained)
     print({name: round(value, 4) for name, value in figures.items()}, flush=True)
-    weights.save_weights("weights", model, card, folder=arguments.out, half=True)
+    state = model.state_dict()
+    if config.stem == "lite2":
+        state = {name: value for name, value in state.items() if not name.startswith("stem.")}
+        card["borrowed"] = {"stem.": "efficientnet-lite2"}
+    weights.save_weights("weights", state, card, folder=arguments.out, half=True)
     if arguments.name:
-        weights.save_weights(arguments.name, model, card, half=True)
+        weights.save_weights(arguments.name, state, card, half=True)
 
 
 def begun_model(config: MMViTConfig, arguments: argparse.Namespace) -> MMViT:

@@ -12,6 +12,7 @@ from torch import nn
 
 from crossfuse import registry, weights
 from crossfuse.errors import CrossfuseError
+from crossfuse.models.frozen_front import FrozenFront
 
 
 @dataclass(frozen=True)
@@ -113,3 +114,13 @@ def test_a_shared_stem_is_stored_once_and_lent(tmp_path: Path) -> None:
     assert set(state) == {"stem.a", "head"}
     assert torch.equal(state["head"], torch.ones(2))
     assert torch.equal(state["stem.a"], torch.ones(3))
+
+
+def test_a_stem_is_read_from_its_package(tmp_path: Path) -> None:
+    card = {"model": "x", "borrowed": {"stem.": "efficientnet-lite2"}}
+    weights.save_weights("borrower", {"head": torch.ones(2)}, card, folder=tmp_path)
+    state, _ = weights.load_weights("borrower", folder=tmp_path)
+    assert state["head"].sum() == 2
+    FrozenFront().load_state_dict(
+        {k.removeprefix("stem."): v for k, v in state.items() if k != "head"}, strict=True
+    )
