@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
+from streamlit.navigation.page import StreamlitPage
 
 from crossfuse.ui.text import t
 
@@ -43,7 +44,7 @@ PAGES: tuple[PageEntry, ...] = (
 )
 
 
-def build_navigation() -> object:
+def build_navigation() -> StreamlitPage:
     """Declare every page to Streamlit in the current language; returns the page to run."""
     return st.navigation(
         [

@@ -19,7 +19,7 @@ import streamlit as st
 from crossfuse.errors import CrossfuseError
 from crossfuse.ui.jobs import asking
 from crossfuse.ui.navigation import build_navigation
-from crossfuse.ui.state import choose
+from crossfuse.ui.state import choose, keep_link
 from crossfuse.ui.text import LANGUAGES, browser_language, notice_words, t
 from crossfuse.ui.warm_up import draw_badge
 
@@ -86,6 +86,7 @@ def page_header(name: str) -> None:
     """
     if FRAMED not in st.session_state:
         st.session_state[FRAMED] = True
+        keep_link(name)
         build_navigation()
         st.rerun()
     st.title(t(f"{name}.heading"), anchor=False)

@@ -109,3 +109,31 @@ def choose_several(
     chosen = tuple(name for name in options if name in value)
     _write_to_url(key, ".".join(chosen), "")
     return chosen
+
+
+LINK = "_link"  # what this session was opened with, until the page of the link has been drawn whole
+
+
+def keep_link(page: str) -> None:
+    """Bring the choices of a link back to a page that was left before its widgets were there.
+
+    Streamlit takes the parameters of widgets that a page does not have out of the URL. Call it
+    first in a run of ``page``. Widgets read the URL where a run begins, so that the script runs
+    once more if there was something to bring back.
+    """
+    first = {"page": page, "asked": st.query_params.to_dict(), "left": False}
+    link: dict[str, Any] = st.session_state.setdefault(LINK, first)
+    if page != link["page"]:
+        link["left"] = True
+    elif link["left"]:
+        lost = {k: v for k, v in link["asked"].items() if k not in st.query_params}
+        link.update(asked={}, left=False)
+        if lost:
+            st.query_params.update(lost)
+            st.rerun()
+
+
+def link_taken(page: str) -> None:
+    """The page has drawn all of its widgets: from now on they hold the reader's choices."""
+    if st.session_state[LINK]["page"] == page:
+        st.session_state[LINK]["asked"] = {}

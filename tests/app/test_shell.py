@@ -86,3 +86,51 @@ def test_choices_come_from_the_link_and_go_into_it(link: dict[str, str], seen: s
     app.session_state["one"] = "b"  # the default is left out
     app.run()
     assert "one" not in app.query_params
+
+
+def two_pages() -> None:
+    import streamlit as st
+
+    from crossfuse.ui.state import choose, keep_link, link_taken
+
+    page = st.session_state["page"]
+    keep_link(page)
+    if st.session_state.get("left_early"):
+        st.stop()
+    if page == "mmca":
+        choose("Letter", ["a", "b"], key="letter")
+        st.slider("Number", 0, 9, 3, key="number", bind="query-params")
+    link_taken(page)
+
+
+def visit(app: AppTest, page: str, *, left_early: bool = False, **query: str) -> AppTest:
+    app.query_params.clear()
+    for key, value in query.items():
+        app.query_params[key] = value
+    app.session_state["page"], app.session_state["left_early"] = page, left_early
+    return app.run()
+
+
+def test_a_link_waits_for_the_widgets_of_its_page() -> None:
+    app = AppTest.from_function(two_pages)
+    visit(app, "mmca", left_early=True, letter="b", number="7")
+    visit(app, "home")
+    visit(app, "mmca")
+    assert not app.exception
+    assert app.session_state["letter"] == "b"
+    assert app.slider(key="number").value == 7
+    visit(app, "home")
+    app.session_state["letter"] = "a"  # the reader's later choice
+    visit(app, "mmca")
+    assert app.session_state["letter"] == "a"
+
+
+def test_a_link_that_was_taken_in_does_not_come_back() -> None:
+    app = AppTest.from_function(two_pages)
+    visit(app, "mmca", letter="b")
+    app.session_state["letter"] = "a"
+    visit(app, "mmca")
+    assert app.session_state["letter"] == "a"
+    visit(app, "home")
+    visit(app, "mmca")
+    assert app.session_state["letter"] == "a"
