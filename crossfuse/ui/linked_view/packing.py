@@ -2,7 +2,7 @@
 
 A view goes as one JSON text: to send a dict or an array Streamlit imports pandas first, which
 costs the first visitor more than the rest of the page. Small arrays stand in it, flat, with their
-shapes in the metadata; for large ones it has the address of a file (see :mod:`files`). Weights go
+shapes in the metadata; for large ones it has the address of a file (``files.py``). Weights go
 as float32, or as the bits of float16 where a view is large (relative error below 0.05 %, 2 bytes
 a weight).
 """
