@@ -32,6 +32,11 @@ from torch import Tensor, nn
 from crossfuse.encoders.image import MEAN, SCALE, EfficientNetLite, load_image_encoder
 from crossfuse.encoders.proposer import CHANNELS, REGIONS, ProposerConfig, RegionProposer
 from crossfuse.encoders.tuned import SPLIT, ImageTail, tuned_tail
+from crossfuse.encoders.vision_transformer import (
+    PatchTokens,
+    VisionTransformer,
+    load_vision_transformer,
+)
 from crossfuse.errors import CrossfuseError
 from crossfuse.geometry import Regions
 from crossfuse.notices import Notice
@@ -40,6 +45,7 @@ from crossfuse.weights import load_weights
 SIDE, STORED_SIDE = 320, 224
 STRIDES = (8, 16, 32)
 FEATURES = sum(CHANNELS.values())
+SCENE_FEATURES = 3 * 384
 KINDS = ("proposals", "cells", "multiscale")
 MAX_NPZ_BYTES = 64 << 20
 
@@ -54,16 +60,17 @@ def cell_edges(cells: int, stride: int) -> Tensor:
     return edges
 
 
-def coverage(boxes: Tensor, cells: int, stride: int) -> tuple[Tensor, Tensor]:
+def coverage(boxes: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
     """Share of each box that lies in each column and in each row of cells.
 
     Args:
         boxes: (..., 4) as x0, y0, x1, y1 in 0...1; sides are taken as at least 1/1000.
+        edges: (cells + 1,) borders of the cells of either axis in 0...1.
 
     Returns:
         (..., cells) over columns and (..., cells) over rows; each sums to 1.
     """
-    edges = cell_edges(cells, stride).to(boxes)
+    edges = edges.to(boxes)
     low = boxes[..., :2].clamp(0.0, 0.999)
     high = torch.maximum(boxes[..., 2:].clamp(0.0, 1.0), low + 1e-3)
 
@@ -85,11 +92,30 @@ def pool_regions(maps: Mapping[int, Tensor], boxes: Tensor) -> Tensor:
     Returns:
         (B, N, sum of C), strides in descending order.
     """
-    pooled = []
-    for stride in sorted(maps, reverse=True):
-        columns, rows = coverage(boxes, maps[stride].shape[-1], stride)
-        pooled.append(torch.einsum("bnh,bchw,bnw->bnc", rows, maps[stride].to(boxes), columns))
-    return torch.cat(pooled, dim=-1)
+    return torch.cat(
+        [
+            _pool(maps[stride], boxes, cell_edges(maps[stride].shape[-1], stride))
+            for stride in sorted(maps, reverse=True)
+        ],
+        dim=-1,
+    )
+
+
+def pool_patches(tokens: PatchTokens, boxes: Tensor) -> Tensor:
+    """The same of a vision transformer's square grid of patches: (B, N, 3 * 384).
+
+    Last and middle patches over each box, and the class token, which is the same for all boxes.
+    """
+    edges = torch.linspace(0.0, 1.0, tokens.patches.shape[-1] + 1)
+    picture = tokens.picture.to(boxes)[:, None].expand(-1, boxes.shape[1], -1)
+    pooled = [_pool(grid, boxes, edges) for grid in (tokens.patches, tokens.middle)]
+    return torch.cat([*pooled, picture], dim=-1)
+
+
+def _pool(grid: Tensor, boxes: Tensor, edges: Tensor) -> Tensor:
+    """(B, C, h, h), (B, N, 4) -> (B, N, C)."""
+    columns, rows = coverage(boxes, edges)
+    return torch.einsum("bnh,bchw,bnw->bnc", rows, grid.to(boxes), columns)
 
 
 def cover_matrix(boxes: np.ndarray, side: int) -> np.ndarray:
@@ -160,19 +186,19 @@ class RegionEncoder(nn.Module):
     """Photographs -> regions of one kind, with features of the image encoder.
 
     Boxes are found in the maps of the published encoder; ``tail``, where given, is the upper part
-    with tuned weights from whose maps their features are pooled.
+    with tuned weights from whose maps their features are pooled; ``scene``, where given, is a
+    second encoder whose features follow those of the first.
     """
-
-    size = FEATURES
 
     def __init__(
         self,
         network: EfficientNetLite,
         proposer: RegionProposer,
         tail: ImageTail | None = None,
+        scene: VisionTransformer | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.proposer, self.tail = network, proposer, tail
+        self.network, self.proposer, self.tail, self.scene = network, proposer, tail, scene
         self.eval()
         self.requires_grad_(False)
 
@@ -209,13 +235,15 @@ class RegionEncoder(nn.Module):
             )
         maps = self.maps(photos)
         seen = maps if self.tail is None else self.tail(maps[SPLIT])
-        return {kind: self._regions(photos, maps, seen, kind, count) for kind in kinds}
+        scene = None if self.scene is None else scene_tokens(self.scene, photos)
+        return {kind: self._regions(photos, maps, seen, scene, kind, count) for kind in kinds}
 
     def _regions(
         self,
         photos: Sequence[np.ndarray],
         maps: dict[int, Tensor],
         seen: dict[int, Tensor],
+        scene: PatchTokens | None,
         kind: str,
         count: int,
     ) -> list[RegionSet]:
@@ -235,15 +263,15 @@ class RegionEncoder(nn.Module):
                 )
             here = {stride: values[row : row + 1] for stride, values in seen.items()}
             features = pool_regions(here, own[None])[0]
+            if scene is not None:
+                features = torch.cat([features, pool_patches(scene.of(row), own[None])[0]], -1)
             size = (photo.shape[1], photo.shape[0])
             sets.append(RegionSet(features.cpu(), own.cpu(), size, kind, notes))
         return sets
 
 
-def squashed(photo: np.ndarray) -> np.ndarray:
-    """The photograph as the model saw its training photographs: (320, 320, 3) uint8.
-
-    Those were stored at 224 x 224 whatever their aspect, and enlarged to 320; so is this one.
+def stored(photo: np.ndarray) -> np.ndarray:
+    """The photograph as the training photographs are stored: (224, 224, 3) uint8, any aspect.
 
     Raises:
         CrossfuseError: not uint8 (H, W, 3).
@@ -254,22 +282,48 @@ def squashed(photo: np.ndarray) -> np.ndarray:
             dtype=photo.dtype,
             shape=photo.shape,
         )
-    image = Image.fromarray(photo)
-    if image.size != (STORED_SIDE, STORED_SIDE):
-        image = image.resize((STORED_SIDE, STORED_SIDE), Image.Resampling.BICUBIC)
+    if photo.shape[:2] == (STORED_SIDE, STORED_SIDE):
+        return photo
+    side = (STORED_SIDE, STORED_SIDE)
+    return np.asarray(Image.fromarray(photo).resize(side, Image.Resampling.BICUBIC))
+
+
+def squashed(photo: np.ndarray) -> np.ndarray:
+    """The photograph as the model saw its training photographs: (320, 320, 3) uint8.
+
+    Those were stored at 224 x 224 whatever their aspect, and enlarged to 320; so is this one.
+    """
+    image = Image.fromarray(stored(photo))
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
 
+@torch.inference_mode()
+def scene_tokens(
+    network: VisionTransformer, photos: Sequence[np.ndarray], mirrored: bool = False
+) -> PatchTokens:
+    """Patch tokens of photographs at their stored size: 16 x 16 patches."""
+    pixels = torch.from_numpy(np.stack([stored(photo) for photo in photos]))
+    pixels = pixels.to(network.class_token.device).permute(0, 3, 1, 2).float()
+    return network(pixels.flip(-1) if mirrored else pixels)
+
+
 def load_region_encoder(
-    weights: str = "regions", device: torch.device | str = "cpu", tuned: str = ""
+    weights: str = "regions",
+    device: torch.device | str = "cpu",
+    tuned: str = "",
+    scene: bool = False,
 ) -> RegionEncoder:
-    """EfficientNet-Lite2 and the proposer; features by the upper part of the weights ``tuned``."""
+    """EfficientNet-Lite2 and the proposer; features by the upper part of the weights ``tuned``.
+
+    With ``scene``, those of the vision transformer follow: 1448 + 1152 numbers a region.
+    """
     state, card = load_weights(weights)
     proposer = RegionProposer(ProposerConfig.from_dict(card["config"]))
     proposer.load_state_dict(state, strict=True)
     network = load_image_encoder("lite2").network
     tail = tuned_tail(network, load_weights(tuned)[0]) if tuned else None
-    return RegionEncoder(network, proposer, tail).to(device)
+    second = load_vision_transformer() if scene else None
+    return RegionEncoder(network, proposer, tail, second).to(device)
 
 
 def read_region_features(file: BinaryIO | bytes) -> RegionSet:

@@ -18,10 +18,14 @@ does. With k regions, n word pieces, width d:
 The four blocks of A (region-region, region-word, word-region, word-word) are parts of one map:
 a row splits a total of 1 over regions *and* words.
 
-Three fields depart from the paper's form, and are off in :meth:`MMCAConfig.paper`:
+Four fields depart from the paper's form, and are off in :meth:`MMCAConfig.paper`:
 ``cosine_scores`` (scores are cosines of query and key times a learnt scale per head, Henry et al.,
 EMNLP Findings 2020; :meth:`MMCA.alignment` trains exactly these), ``mixed_pooling`` (i0 pools by a
-learnt mixture of mean and maximum, and c0 also sees the mean of E), and ``box_position``.
+learnt mixture of mean and maximum, and c0 also sees the mean of E), ``box_position``, and
+``scene_size``: the last numbers of each region are those of a second image encoder, which go only
+into a second pair of embeddings i0', c0' (:class:`Separable` again, with weights of its own);
+with share b of it, i0 is [sqrt(1 - b) i0; sqrt(b) i0'] and c0 likewise, so that i0 . c0 is the
+weighted mean of both cosines and ranking remains one product.
 """
 
 from __future__ import annotations
@@ -48,6 +52,8 @@ class MMCAConfig:
     ``tuned`` names the weights of encoders that were trained together with the model
     (:mod:`crossfuse.encoders.tuned`); without it they are as published. ``bank``: how many
     photographs and sentences are kept to measure hubness by (:meth:`MMCA.hubness`).
+    ``scene_size``: how many of the ``region_size`` numbers are the second encoder's;
+    ``scene_share``: its weight in i0 . c0, 0...1.
     """
 
     region_size: int = 1448
@@ -69,6 +75,8 @@ class MMCAConfig:
     words: str = "minilm"
     tuned: str = ""
     bank: tuple[int, int] = (0, 0)
+    scene_size: int = 0
+    scene_share: float = 0.0
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -242,6 +250,58 @@ def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
     return (tokens * weights).sum(1) / weights.sum(1).clamp(min=1.0)
 
 
+class Separable(nn.Module):
+    """Two embeddings whose product scores a pair: i0 of the regions and c0 of the words."""
+
+    def __init__(self, config: MMCAConfig, region_size: int) -> None:
+        super().__init__()
+        width, self.feature_dropout = config.width, config.feature_dropout
+        # Standardisation of the frozen features, measured on the training photographs.
+        self.register_buffer("feature_mean", torch.zeros(region_size))
+        self.register_buffer("feature_scale", torch.ones(region_size))
+        self.feature_mean: Tensor
+        self.feature_scale: Tensor
+        self.region_projection = nn.Linear(region_size, width)
+        self.position = nn.Linear(5, width) if config.box_position else None
+        self.region_norm = nn.LayerNorm(width)
+        self.image_units = nn.ModuleList(
+            TransformerUnit(config) for _ in range(config.image_layers)
+        )
+        self.mixture = nn.Parameter(torch.zeros(width)) if config.mixed_pooling else None
+        self.sentence_cnn = SentenceCNN(config.word_size, config, mean=config.mixed_pooling)
+
+    def images(
+        self, regions: Tensor, boxes: Tensor | None, mask: Tensor, want: Want = NOTHING
+    ) -> ImageStates:
+        """(B, k, C), (B, k, 4), (B, k) -> R_s and i0, unit vectors."""
+        tokens = (regions - self.feature_mean) * self.feature_scale
+        tokens = self.region_projection(self.drop(tokens))
+        if self.position is not None:
+            if boxes is None:
+                raise CrossfuseError("MMCA with box_position needs the boxes of the regions.")
+            area = (boxes[..., 2:] - boxes[..., :2]).prod(-1, keepdim=True)
+            tokens = tokens + self.position(torch.cat([boxes, area], dim=-1))
+        tokens = self.region_norm(tokens)
+        maps: list[LayerMap] = []
+        for layer, unit in enumerate(self.image_units):
+            tokens, weights, value, context = unit(tokens, mask, want)
+            _record(maps, want, "self", layer, "regions", "regions", weights, value, context)
+        pooled = masked_mean(tokens, mask)
+        if self.mixture is not None:
+            most = tokens.masked_fill(~mask[..., None], -torch.inf).amax(1)
+            most = most.masked_fill(~mask.any(1, keepdim=True), 0.0)
+            pooled = torch.lerp(pooled, most.to(pooled), self.mixture.sigmoid().to(pooled))
+        return ImageStates(tokens, mask, F.normalize(pooled, dim=-1), tuple(maps))
+
+    def sentences(self, words: Tensor, mask: Tensor) -> Tensor:
+        """(B, n, word_size), (B, n) -> c0 (B, d), unit vectors; ``words`` after :meth:`drop`."""
+        return F.normalize(self.sentence_cnn(words, mask), dim=-1)
+
+    def drop(self, features: Tensor) -> Tensor:
+        """Dropout on the frozen features, in training."""
+        return F.dropout(features, self.feature_dropout, self.training)
+
+
 class MMCA(nn.Module):
     """The network. ``encode_images`` and ``encode_sentences`` are separable; ``cross`` is not."""
 
@@ -250,24 +310,14 @@ class MMCA(nn.Module):
     def __init__(self, config: MMCAConfig) -> None:
         super().__init__()
         self.config, width = config, config.width
-        # Standardisation of the frozen features, measured on the training photographs.
-        self.register_buffer("feature_mean", torch.zeros(config.region_size))
-        self.register_buffer("feature_scale", torch.ones(config.region_size))
-        self.feature_mean: Tensor
-        self.feature_scale: Tensor
+        self.separable = Separable(config, config.region_size - config.scene_size)
+        self.scene = Separable(config, config.scene_size) if config.scene_size else None
         # i0 and c0 of photographs and sentences that were held out of training.
-        self.register_buffer("bank_images", torch.zeros(config.bank[0], width))
-        self.register_buffer("bank_sentences", torch.zeros(config.bank[1], width))
+        both = width * (1 + (self.scene is not None))
+        self.register_buffer("bank_images", torch.zeros(config.bank[0], both))
+        self.register_buffer("bank_sentences", torch.zeros(config.bank[1], both))
         self.bank_images: Tensor
         self.bank_sentences: Tensor
-        self.region_projection = nn.Linear(config.region_size, width)
-        self.position = nn.Linear(5, width) if config.box_position else None
-        self.region_norm = nn.LayerNorm(width)
-        self.image_units = nn.ModuleList(
-            TransformerUnit(config) for _ in range(config.image_layers)
-        )
-        self.mixture = nn.Parameter(torch.zeros(width)) if config.mixed_pooling else None
-        self.sentence_cnn = SentenceCNN(config.word_size, config, mean=config.mixed_pooling)
         self.word_projection = nn.Linear(config.word_size, width)
         self.word_norm = nn.LayerNorm(width)
         self.cross_units = nn.ModuleList(
@@ -312,35 +362,32 @@ class MMCA(nn.Module):
                 with ``box_position``; mask: (B, k) bool, True = a real region (all, if None).
         """
         mask = _full_mask(regions) if mask is None else mask
-        tokens = (regions - self.feature_mean) * self.feature_scale
-        tokens = self.region_projection(self._drop(tokens))
-        if self.position is not None:
-            if boxes is None:
-                raise CrossfuseError("MMCA with box_position needs the boxes of the regions.")
-            area = (boxes[..., 2:] - boxes[..., :2]).prod(-1, keepdim=True)
-            tokens = tokens + self.position(torch.cat([boxes, area], dim=-1))
-        tokens = self.region_norm(tokens)
-        maps: list[LayerMap] = []
-        for layer, unit in enumerate(self.image_units):
-            tokens, weights, value, context = unit(tokens, mask, want)
-            _record(maps, want, "self", layer, "regions", "regions", weights, value, context)
-        pooled = masked_mean(tokens, mask)
-        if self.mixture is not None:
-            most = tokens.masked_fill(~mask[..., None], -torch.inf).amax(1)
-            most = most.masked_fill(~mask.any(1, keepdim=True), 0.0)
-            pooled = torch.lerp(pooled, most.to(pooled), self.mixture.sigmoid().to(pooled))
-        return ImageStates(tokens, mask, F.normalize(pooled, dim=-1), tuple(maps))
+        parts = regions.split(self._sizes, dim=-1)
+        states = self.separable.images(parts[0], boxes, mask, want)
+        if self.scene is None:
+            return states
+        scene = self.scene.images(parts[1], boxes, mask)
+        return replace(states, embedding=self._joined(states.embedding, scene.embedding))
 
     def encode_sentences(self, words: Tensor, mask: Tensor | None = None) -> SentenceStates:
         """The sentence CNN. words: (B, n, word_size) token states; mask: (B, n) bool."""
         mask = _full_mask(words) if mask is None else mask
-        words = self._drop(words)
-        embedding = F.normalize(self.sentence_cnn(words, mask), dim=-1)
+        words = self.separable.drop(words)
+        embedding = self.separable.sentences(words, mask)
+        if self.scene is not None:
+            embedding = self._joined(embedding, self.scene.sentences(words, mask))
         return SentenceStates(self.word_norm(self.word_projection(words)), mask, embedding)
 
-    def _drop(self, features: Tensor) -> Tensor:
-        """Dropout on the frozen features, in training."""
-        return F.dropout(features, self.config.feature_dropout, self.training)
+    @property
+    def _sizes(self) -> list[int]:
+        """Region features of the two encoders; the second may have none."""
+        scene = self.config.scene_size
+        return [self.config.region_size - scene, scene]
+
+    def _joined(self, embedding: Tensor, scene: Tensor) -> Tensor:
+        """Unit vectors (B, d), (B, d) -> (B, 2 d), whose products are the weighted mean of both."""
+        share = self.config.scene_share
+        return torch.cat([embedding * (1.0 - share) ** 0.5, scene * share**0.5], dim=-1)
 
     def cross(
         self, images: ImageStates, sentences: SentenceStates, want: Want = NOTHING

@@ -205,9 +205,11 @@ def _text_encoder(context: Context, config: MMCAConfig) -> TextEncoder:
     return context.resource(("mmca", "text encoder", name, tuned), lambda: load_words(name, tuned))
 
 
-def _region_encoder(context: Context, tuned: str) -> RegionEncoder:
+def _region_encoder(context: Context, config: MMCAConfig) -> RegionEncoder:
+    tuned, scene = config.tuned, config.scene_size > 0
     return context.resource(
-        ("mmca", "region encoder", tuned), lambda: load_region_encoder(tuned=tuned)
+        ("mmca", "region encoder", tuned, scene),
+        lambda: load_region_encoder(tuned=tuned, scene=scene),
     )
 
 
@@ -230,7 +232,7 @@ def _image_side(request: Request, context: Context, model: MMCA, photo: object) 
                 _require_shape(_pixels(photo)[0], regions)
         else:
             pixels, notes = _pixels(photo)
-            encoder = _region_encoder(context, model.config.tuned)
+            encoder = _region_encoder(context, model.config)
             regions = encoder.encode([pixels], kind)[0]
         with torch.inference_mode():
             states = model.encode_images(

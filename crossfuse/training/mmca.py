@@ -30,6 +30,7 @@ from crossfuse.encoders.proposer import ProposerConfig, RegionProposer
 from crossfuse.encoders.regions import KINDS, RegionEncoder, load_region_encoder
 from crossfuse.encoders.text import MiniLM, Sentence, pad_states
 from crossfuse.encoders.tuned import load_words
+from crossfuse.encoders.vision_transformer import load_vision_transformer
 from crossfuse.errors import CrossfuseError
 from crossfuse.models.mmca import MMCA, MMCAConfig
 from crossfuse.training.mmca_cache import FeatureCache, cache_maps, cache_regions, cache_text
@@ -44,11 +45,29 @@ from crossfuse.training.mmca_evaluation import (
     retrieval_figures,
 )
 from crossfuse.training.mmca_regions import trained_proposer
+from crossfuse.training.mmca_scene import (
+    cache_scene,
+    choose_share,
+    set_share,
+    train_scene,
+    with_scene,
+)
+from crossfuse.training.mmca_scene import (
+    recipe as scene_recipe,
+)
 from crossfuse.training.mmca_sources import CachedSource, RegionMix
 from crossfuse.training.mmca_trainer import Recipe, Trainer
-from crossfuse.training.mmca_variants import ALPHAS, VARIANTS, Stock, run, split_rows
+from crossfuse.training.mmca_variants import (
+    ALPHAS,
+    SHORTLIST,
+    VARIANTS,
+    Stock,
+    run,
+    split_rows,
+)
 
 COMMAND = "crossfuse train mmca --data DIR --work DIR --device cuda"
+SCENE_COMMAND = "crossfuse train mmca --data DIR --work DIR --scene"
 MARGIN = 0.03
 LICENCE = (
     "Learnt from Flickr8k photographs and Flickr30K Entities annotations: for non-commercial "
@@ -68,6 +87,11 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--mirror", action="store_true", help="cpu: mirrored photographs too")
     parser.add_argument(
+        "--scene",
+        action="store_true",
+        help="give the weights --name a second pair of embeddings, learnt on a CPU",
+    )
+    parser.add_argument(
         "--proposer-epochs",
         type=int,
         default=0,
@@ -85,7 +109,9 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
 def train(arguments: argparse.Namespace) -> None:
     """Run or take up a training, then write the weights with their card."""
     device = torch.device(arguments.device)
-    if device.type != "cpu":
+    if arguments.scene:
+        _train_scene(arguments)
+    elif device.type != "cpu":
         _train_from_pixels(arguments, device)
     else:
         _train_from_cache(arguments)
@@ -157,6 +183,41 @@ def _train_from_cache(arguments: argparse.Namespace) -> None:
     about = {"model": "mmca", "config": model.config.to_dict()}
     card = {**about, "licence": LICENCE, "command": COMMAND}
     weights.save_weights(arguments.name, model, card, folder=folder, half=True)
+
+
+def _train_scene(arguments: argparse.Namespace) -> None:
+    photos = read_pack(arguments.data)
+    model = cast(MMCA, registry.load("mmca", arguments.name))
+    config, root = model.config, arguments.work / "scene"
+    text = load_words(config.words, config.tuned)
+    if not isinstance(text, MiniLM):
+        raise CrossfuseError("--scene needs a model whose words are MiniLM's.")
+    cache_text(photos, root, text, _say)
+    network = load_vision_transformer()
+    for flip in (False, True)[: 1 + arguments.mirror]:
+        cache_scene(arguments.data, photos, root, network, _say, flip)
+    recipe = replace(scene_recipe(arguments.seed), **_assignments(arguments.set, Recipe))
+    learnt, held_out = split_rows(_rows(photos, "train"), recipe.held_out)
+    checkpoint = arguments.work / f"{arguments.name}_scene.pt"
+    both = with_scene(model, train_scene(root, learnt, recipe, config, _say, checkpoint))
+    settle_scene(both, arguments.data, [photos[row] for row in held_out])
+    card = {"licence": LICENCE, "command": f"{COMMAND} && {SCENE_COMMAND}"}
+    about = {"model": "mmca", "config": both.config.to_dict()}
+    folder = arguments.weights or weights.WEIGHTS
+    weights.save_weights(arguments.name, both, card | about, folder=folder, half=True)
+
+
+def settle_scene(model: MMCA, data: Path, held_out: Sequence[CaptionedPhoto]) -> None:
+    """Choose the share of the second pair, then alpha, and keep the bank, on held-out photos."""
+    kind = KINDS[0]
+    features = encode_photos(data, held_out, kind, model.config)
+    encoded = encode_split(model, features, np.arange(len(held_out)), kind)
+    share = choose_share(encoded, model.config.width)
+    encoded = set_share(model, encoded, share)
+    alpha = choose_alpha(model, encoded, SHORTLIST, ALPHAS)
+    _say(f"share {share} and alpha {alpha} are best on {len(held_out)} photographs held out")
+    model.config = replace(model.config, alpha=alpha)
+    model.keep_bank(encoded.images.embedding, encoded.sentences.embedding)
 
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -255,7 +316,7 @@ def encode_photos(
 ) -> LiveFeatures:
     """Run the model's encoders over a split."""
     config = config or MMCAConfig.small()
-    encoder = load_region_encoder(device=device, tuned=config.tuned)
+    encoder = load_region_encoder(device=device, tuned=config.tuned, scene=config.scene_size > 0)
     text = load_words(config.words, config.tuned)
     if isinstance(text, MiniLM):
         text.to(device)

@@ -58,7 +58,7 @@ def encode_split(
 ) -> Encoded:
     """Both branches over a split; regions of ``kind``."""
     images, boxes, sentences = [], [], []
-    device = model.feature_mean.device
+    device = model.word_norm.weight.device
     for start in range(0, len(rows), chunk):
         features, own = cache.regions(rows[start : start + chunk], kind)
         images.append(model.encode_images(features.to(device), own.to(device)))

@@ -125,8 +125,8 @@ class Trainer:
         fused = source.device.type == "cuda"
         self.optimiser = torch.optim.AdamW(groups, recipe.rate, betas=(0.9, 0.98), fused=fused)
         mean, scale = source.statistics(rows)
-        self.model.feature_mean.copy_(mean)
-        self.model.feature_scale.copy_(scale)
+        self.model.separable.feature_mean.copy_(mean)
+        self.model.separable.feature_scale.copy_(scale)
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.average_encoders = copy.deepcopy(encoders)
         if self.average_encoders is not None:

@@ -38,7 +38,7 @@ def test_edges_lie_half_way_between_cell_centres() -> None:
 @settings(max_examples=60, deadline=None)
 def test_coverage_sums_to_one(x0: float, y0: float, x1: float, y1: float) -> None:
     box = torch.tensor([min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)])
-    for share in coverage(box, 10, 32):
+    for share in coverage(box, cell_edges(10, 32)):
         assert share.sum().item() == pytest.approx(1, abs=1e-3)
 
 

@@ -1,0 +1,164 @@
+"""The second pair of embeddings of MMCA, learnt beside a model that is there already.
+
+A vision transformer that learnt from pictures alone sees other things in a photograph than
+EfficientNet, which learnt a thousand names. Its patch tokens, pooled over regions, feed embeddings
+i0', c0' of their own (:class:`crossfuse.models.mmca.Separable`), trained over features cached once,
+with InfoNCE alone; the model itself does not change. Photographs held out of both trainings choose
+how much the pair counts (``scene_share``), and alpha anew.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from crossfuse.data.captions import CaptionedPhoto, pack_images
+from crossfuse.encoders.regions import (
+    SCENE_FEATURES,
+    grid_boxes,
+    multiscale_boxes,
+    pool_patches,
+    scene_tokens,
+)
+from crossfuse.encoders.vision_transformer import VisionTransformer
+from crossfuse.models.mmca import MMCA, MMCAConfig
+from crossfuse.training.mmca_cache import FeatureCache
+from crossfuse.training.mmca_evaluation import Encoded
+from crossfuse.training.mmca_sources import CachedSource, RegionMix
+from crossfuse.training.mmca_trainer import Recipe, Trainer
+from crossfuse.training.retrieval import recalls
+
+KINDS = {"multiscale": multiscale_boxes, "cells": grid_boxes}
+SHARES = tuple(step / 20 for step in range(15))
+Say = Callable[[str], None]
+
+
+def recipe(seed: int) -> Recipe:
+    """The run of the shipped weights."""
+    return Recipe(
+        epochs=10, regions=20, captions=3, weight_decay=0.3, decay_from=0.3, alignment=0.0,
+        joint=0.0, seed=seed,
+    )  # fmt: skip
+
+
+def cache_scene(
+    data: Path,
+    photos: Sequence[CaptionedPhoto],
+    root: Path,
+    network: VisionTransformer,
+    say: Say,
+    flip: bool = False,
+    batch: int = 16,
+) -> None:
+    """Features over fixed boxes of all photographs (83 KB each a kind); nothing if there."""
+    tag = "flip" if flip else "plain"
+    names = {kind: root / f"{tag}_{kind}.npy" for kind in KINDS}
+    if all(name.exists() for name in names.values()):
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    shape = (len(photos), 36, SCENE_FEATURES)
+    boxes = {kind: fixed() for kind, fixed in KINDS.items()}
+    parts = {kind: root / f"{tag}_{kind}.part" for kind in KINDS}
+    arrays = {k: np.lib.format.open_memmap(p, "w+", np.float16, shape) for k, p in parts.items()}
+    raw = dict(pack_images(data, photos))
+    for start in range(0, len(photos), batch):
+        rows = range(start, min(start + batch, len(photos)))
+        pictures = [np.asarray(Image.open(io.BytesIO(raw[row])).convert("RGB")) for row in rows]
+        with torch.autocast(network.class_token.device.type, torch.bfloat16):
+            tokens = scene_tokens(network, pictures, mirrored=flip)
+        for kind, own in boxes.items():
+            pooled = pool_patches(tokens, own.expand(len(rows), -1, -1))
+            arrays[kind][start : start + len(rows)] = pooled.half().numpy()
+        if start % (50 * batch) == 0:
+            say(f"patch tokens of photographs: {start} of {len(photos)}")
+    for kind, own in boxes.items():
+        arrays[kind].flush()
+        np.save(root / f"{tag}_{kind}_boxes.npy", own.expand(len(photos), -1, -1).numpy())
+        parts[kind].replace(names[kind])
+
+
+def train_scene(
+    root: Path,
+    learnt: np.ndarray,
+    recipe: Recipe,
+    config: MMCAConfig,
+    say: Say,
+    checkpoint: Path | None = None,
+    after_epoch: Callable[[Trainer], None] | None = None,
+) -> MMCA:
+    """An MMCA over the cached features, without a use for its cross unit."""
+    own = replace(
+        MMCAConfig.small(),
+        region_size=SCENE_FEATURES,
+        word_size=config.word_size,
+        width=config.width,
+        convolution=config.convolution,
+        feature_dropout=0.4,
+        dropout=0.2,
+        alpha=0.0,
+    )
+    source = CachedSource(
+        FeatureCache(root), RegionMix(recipe.regions, tuple(KINDS), (0.5, 0.5)), recipe.longest
+    )
+    trainer = Trainer(source, learnt, own, recipe)
+    if checkpoint is not None and checkpoint.exists():
+        trainer.resume(checkpoint)
+        say(f"taken up after epoch {trainer.epoch}")
+    while trainer.progress < 1.0:
+        trainer.run_epoch(say)
+        if checkpoint is not None:
+            trainer.save(checkpoint)
+        if after_epoch is not None:
+            after_epoch(trainer)
+    return trainer.average
+
+
+def with_scene(model: MMCA, scene: MMCA) -> MMCA:
+    """``model`` with the embeddings of ``scene`` beside its own, at a share of one half."""
+    size = scene.config.region_size
+    config = replace(
+        model.config,
+        region_size=model.config.region_size - model.config.scene_size + size,
+        scene_size=size,
+        scene_share=0.5,
+        bank=(0, 0),
+    )
+    both = MMCA(config)
+    kept = {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.startswith(("scene.", "bank_"))
+    }
+    added = {f"scene.{name}": value for name, value in scene.separable.state_dict().items()}
+    missing, unexpected = both.load_state_dict(kept | added, strict=False)
+    assert not unexpected
+    assert set(missing) == {"bank_images", "bank_sentences"}
+    return both.eval()
+
+
+def choose_share(encoded: Encoded, width: int) -> float:
+    """The share with the best mean recall of a split that was encoded with a share of one half."""
+    images, sentences = encoded.images.embedding, encoded.sentences.embedding
+    own = 2 * (images[:, :width] @ sentences[:, :width].T).numpy()
+    scene = 2 * (images[:, width:] @ sentences[:, width:].T).numpy()
+    return max(SHARES, key=lambda share: recalls((1 - share) * own + share * scene)["mean_recall"])
+
+
+def set_share(model: MMCA, encoded: Encoded, share: float) -> Encoded:
+    """Let the second pair count for ``share``, in ``model`` and in what it encoded at one half."""
+    model.config = replace(model.config, scene_share=share)
+    width = model.config.width
+    scale = torch.cat(
+        [torch.full((width,), (2 - 2 * share) ** 0.5), torch.full((width,), (2 * share) ** 0.5)]
+    )
+    return replace(
+        encoded,
+        images=replace(encoded.images, embedding=encoded.images.embedding * scale),
+        sentences=replace(encoded.sentences, embedding=encoded.sentences.embedding * scale),
+    )
