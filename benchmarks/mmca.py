@@ -31,8 +31,9 @@ from crossfuse.engine.context import Context
 from crossfuse.engine.messages import Request
 from crossfuse.models.mmca import MMCA, ImageStates, SentenceStates
 from crossfuse.pipelines import mmca as pipeline
-from crossfuse.training.mmca import MARGIN, encode_photos
+from crossfuse.training.mmca import MARGIN
 from crossfuse.training.mmca_evaluation import Encoded, encode_split, score_pairs
+from crossfuse.training.mmca_live import encode_photos
 from crossfuse.training.retrieval import rerank
 
 

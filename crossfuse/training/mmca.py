@@ -10,27 +10,22 @@ model itself. Both share :mod:`crossfuse.training.mmca_trainer`.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from crossfuse import registry, weights
-from crossfuse.data.captions import PER_IMAGE, CaptionedPhoto, pack_images, read_pack
+from crossfuse.data.captions import CaptionedPhoto, read_pack
 from crossfuse.encoders.image import load_image_encoder
 from crossfuse.encoders.proposer import ProposerConfig, RegionProposer
 from crossfuse.encoders.regions import KINDS, RegionEncoder, load_region_encoder
-from crossfuse.encoders.text import MiniLM, Sentence, pad_states
-from crossfuse.encoders.tuned import load_words
-from crossfuse.encoders.vision_transformer import load_vision_transformer
+from crossfuse.encoders.text import MiniLM
 from crossfuse.errors import CrossfuseError
 from crossfuse.models.mmca import MMCA, MMCAConfig
 from crossfuse.training.mmca_cache import FeatureCache, cache_maps, cache_regions, cache_text
@@ -44,22 +39,13 @@ from crossfuse.training.mmca_evaluation import (
     proposal_recall,
     retrieval_figures,
 )
+from crossfuse.training.mmca_live import encode_photos
 from crossfuse.training.mmca_regions import trained_proposer
-from crossfuse.training.mmca_scene import (
-    cache_scene,
-    choose_share,
-    set_share,
-    train_scene,
-    with_scene,
-)
-from crossfuse.training.mmca_scene import (
-    recipe as scene_recipe,
-)
+from crossfuse.training.mmca_scene import add_scene, scene_recipe
 from crossfuse.training.mmca_sources import CachedSource, RegionMix
 from crossfuse.training.mmca_trainer import Recipe, Trainer
 from crossfuse.training.mmca_variants import (
     ALPHAS,
-    SHORTLIST,
     VARIANTS,
     Stock,
     run,
@@ -186,38 +172,16 @@ def _train_from_cache(arguments: argparse.Namespace) -> None:
 
 
 def _train_scene(arguments: argparse.Namespace) -> None:
-    photos = read_pack(arguments.data)
     model = cast(MMCA, registry.load("mmca", arguments.name))
-    config, root = model.config, arguments.work / "scene"
-    text = load_words(config.words, config.tuned)
-    if not isinstance(text, MiniLM):
-        raise CrossfuseError("--scene needs a model whose words are MiniLM's.")
-    cache_text(photos, root, text, _say)
-    network = load_vision_transformer()
-    for flip in (False, True)[: 1 + arguments.mirror]:
-        cache_scene(arguments.data, photos, root, network, _say, flip)
     recipe = replace(scene_recipe(arguments.seed), **_assignments(arguments.set, Recipe))
-    learnt, held_out = split_rows(_rows(photos, "train"), recipe.held_out)
-    checkpoint = arguments.work / f"{arguments.name}_scene.pt"
-    both = with_scene(model, train_scene(root, learnt, recipe, config, _say, checkpoint))
-    settle_scene(both, arguments.data, [photos[row] for row in held_out])
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    both = add_scene(
+        model, arguments.data, arguments.work, arguments.name, recipe, arguments.mirror, _say
+    )
     card = {"licence": LICENCE, "command": f"{COMMAND} && {SCENE_COMMAND}"}
     about = {"model": "mmca", "config": both.config.to_dict()}
     folder = arguments.weights or weights.WEIGHTS
     weights.save_weights(arguments.name, both, card | about, folder=folder, half=True)
-
-
-def settle_scene(model: MMCA, data: Path, held_out: Sequence[CaptionedPhoto]) -> None:
-    """Choose the share of the second pair, then alpha, and keep the bank, on held-out photos."""
-    kind = KINDS[0]
-    features = encode_photos(data, held_out, kind, model.config)
-    encoded = encode_split(model, features, np.arange(len(held_out)), kind)
-    share = choose_share(encoded, model.config.width)
-    encoded = set_share(model, encoded, share)
-    alpha = choose_alpha(model, encoded, SHORTLIST, ALPHAS)
-    _say(f"share {share} and alpha {alpha} are best on {len(held_out)} photographs held out")
-    model.config = replace(model.config, alpha=alpha)
-    model.keep_bank(encoded.images.embedding, encoded.sentences.embedding)
 
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -250,7 +214,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         raise CrossfuseError(f"The data folder has no photograph of the split {arguments.split!r}.")
     device = torch.device(arguments.device)
     model = cast(MMCA, registry.load("mmca", arguments.weights)).to(device)
-    features = encode_photos(arguments.data, photos, arguments.regions, model.config, device)
+    features = encode_photos(arguments.data, photos, arguments.regions, model.config, device, _say)
     rows = np.arange(len(photos))
     encoded = encode_split(model, features, rows, arguments.regions)
     phrases = phrases_of(photos, rows, features.ranges)
@@ -281,75 +245,6 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.human is not None:
         figures["human"] = human_correlation(model, encoded, photos, arguments.human)
     return figures
-
-
-@dataclass(frozen=True)
-class LiveFeatures:
-    """Features of a split, made on the spot by the encoders that the page uses."""
-
-    sets: dict[str, tuple[Tensor, Tensor]]
-    found: dict[str, list[np.ndarray]]
-    sentences: list[Sentence]
-    offset: np.ndarray
-
-    def regions(self, rows: np.ndarray, kind: str) -> tuple[Tensor, Tensor]:
-        features, boxes = self.sets[kind]
-        return features[rows], boxes[rows]
-
-    def words(self, captions: np.ndarray) -> tuple[Tensor, Tensor]:
-        return pad_states([self.sentences[c] for c in captions])
-
-    def boxes(self, kind: str) -> list[np.ndarray]:
-        return self.found[kind]
-
-    def ranges(self, caption: int) -> list[tuple[int, int]]:
-        """Character range of each word piece of a caption."""
-        return self.sentences[caption].ranges
-
-
-def encode_photos(
-    data: Path,
-    photos: Sequence[CaptionedPhoto],
-    kind: str,
-    config: MMCAConfig | None = None,
-    device: torch.device | str = "cpu",
-) -> LiveFeatures:
-    """Run the model's encoders over a split."""
-    config = config or MMCAConfig.small()
-    encoder = load_region_encoder(device=device, tuned=config.tuned, scene=config.scene_size > 0)
-    text = load_words(config.words, config.tuned)
-    if isinstance(text, MiniLM):
-        text.to(device)
-    raw: dict[int, bytes] = dict(pack_images(data, photos))
-    missing = [photo.file for row, photo in enumerate(photos) if row not in raw]
-    if missing:
-        raise CrossfuseError(f"The archive lacks {len(missing)} photographs, first {missing[0]}.")
-    features, padded = [], []
-    found: dict[str, list[np.ndarray]] = {kind: [] for kind in KINDS}
-    for start in range(0, len(photos), 8):
-        some = range(start, min(start + 8, len(photos)))
-        pictures = [np.asarray(Image.open(io.BytesIO(raw[r])).convert("RGB")) for r in some]
-        for name, sets in encoder.encode_kinds(pictures, KINDS).items():
-            for regions in sets:
-                found[name].append(regions.boxes.numpy())
-                if name == kind:
-                    short = 36 - len(regions.boxes)
-                    features.append(_padded(regions.features, short))
-                    padded.append(_padded(regions.boxes, short))
-        if start % 200 == 0:
-            _say(f"photographs: {start} of {len(photos)}")
-    sentences: list[Sentence] = []
-    texts = [caption.text for photo in photos for caption in photo.captions[:PER_IMAGE]]
-    for start in range(0, len(texts), 50):
-        sentences += text.encode(texts[start : start + 50])
-    offset = np.concatenate([[0], np.cumsum([len(s.states) for s in sentences])])
-    sets_of = {kind: (torch.stack(features), torch.stack(padded))}
-    return LiveFeatures(sets_of, found, sentences, offset)
-
-
-def _padded(values: Tensor, short: int) -> Tensor:
-    """Repeat the last region where fewer than 36 were proposed."""
-    return torch.cat([values, values[-1:].expand(short, -1)]) if short else values
 
 
 def _proposer(

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from crossfuse.data.captions import CaptionedPhoto, pack_images
+from crossfuse.data.captions import CaptionedPhoto, pack_images, read_pack
 from crossfuse.encoders.regions import (
     SCENE_FEATURES,
     grid_boxes,
@@ -26,12 +26,17 @@ from crossfuse.encoders.regions import (
     pool_patches,
     scene_tokens,
 )
-from crossfuse.encoders.vision_transformer import VisionTransformer
+from crossfuse.encoders.text import MiniLM
+from crossfuse.encoders.tuned import load_words
+from crossfuse.encoders.vision_transformer import VisionTransformer, load_vision_transformer
+from crossfuse.errors import CrossfuseError
 from crossfuse.models.mmca import MMCA, MMCAConfig
-from crossfuse.training.mmca_cache import FeatureCache
-from crossfuse.training.mmca_evaluation import Encoded
+from crossfuse.training.mmca_cache import FeatureCache, cache_text
+from crossfuse.training.mmca_evaluation import Encoded, choose_alpha, encode_split
+from crossfuse.training.mmca_live import encode_photos
 from crossfuse.training.mmca_sources import CachedSource, RegionMix
 from crossfuse.training.mmca_trainer import Recipe, Trainer
+from crossfuse.training.mmca_variants import ALPHAS, SHORTLIST, split_rows
 from crossfuse.training.retrieval import recalls
 
 KINDS = {"multiscale": multiscale_boxes, "cells": grid_boxes}
@@ -39,7 +44,7 @@ SHARES = tuple(step / 20 for step in range(15))
 Say = Callable[[str], None]
 
 
-def recipe(seed: int) -> Recipe:
+def scene_recipe(seed: int) -> Recipe:
     """The run of the shipped weights."""
     return Recipe(
         epochs=10, regions=20, captions=3, weight_decay=0.3, decay_from=0.3, alignment=0.0,
@@ -162,3 +167,38 @@ def set_share(model: MMCA, encoded: Encoded, share: float) -> Encoded:
         images=replace(encoded.images, embedding=encoded.images.embedding * scale),
         sentences=replace(encoded.sentences, embedding=encoded.sentences.embedding * scale),
     )
+
+
+def settle(model: MMCA, data: Path, held_out: Sequence[CaptionedPhoto], say: Say) -> None:
+    """Choose the share of the second pair, then alpha, and keep the bank, on held-out photos."""
+    features = encode_photos(data, held_out, "proposals", model.config, say=say)
+    encoded = encode_split(model, features, np.arange(len(held_out)), "proposals")
+    share = choose_share(encoded, model.config.width)
+    encoded = set_share(model, encoded, share)
+    alpha = choose_alpha(model, encoded, SHORTLIST, ALPHAS)
+    say(f"share {share} and alpha {alpha} are best on {len(held_out)} photographs held out")
+    model.config = replace(model.config, alpha=alpha)
+    model.keep_bank(encoded.images.embedding, encoded.sentences.embedding)
+
+
+def add_scene(
+    model: MMCA, data: Path, work: Path, name: str, recipe: Recipe, mirror: bool, say: Say
+) -> MMCA:
+    """``model`` with a second pair of embeddings; caches and a checkpoint are kept in ``work``.
+
+    Raises:
+        CrossfuseError: the words of ``model`` are not MiniLM's.
+    """
+    photos, root, config = read_pack(data), work / "scene", model.config
+    text = load_words(config.words, config.tuned)
+    if not isinstance(text, MiniLM):
+        raise CrossfuseError("A second pair of embeddings needs a model whose words are MiniLM's.")
+    cache_text(photos, root, text, say)
+    for flip in (False, True)[: 1 + mirror]:
+        cache_scene(data, photos, root, load_vision_transformer(), say, flip)
+    train = np.array([row for row, photo in enumerate(photos) if photo.split == "train"])
+    learnt, held_out = split_rows(train, recipe.held_out)
+    checkpoint = work / f"{name}_scene.pt"
+    both = with_scene(model, train_scene(root, learnt, recipe, config, say, checkpoint))
+    settle(both, data, [photos[row] for row in held_out], say)
+    return both

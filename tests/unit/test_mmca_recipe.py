@@ -21,6 +21,7 @@ from crossfuse import registry
 from crossfuse.cli import main
 from crossfuse.data.captions import PER_IMAGE, CaptionedPhoto, read_pack
 from crossfuse.encoders.proposer import ProposerConfig
+from crossfuse.encoders.regions import SCENE_FEATURES
 from crossfuse.errors import CrossfuseError
 from crossfuse.models.mmca import MMCA, ImageStates, MMCAConfig, SentenceStates
 from crossfuse.training import mmca as recipe_of_mmca
@@ -33,7 +34,9 @@ from crossfuse.training.mmca_evaluation import (
     proposal_recall,
     retrieval_figures,
 )
+from crossfuse.training.mmca_live import encode_photos
 from crossfuse.training.mmca_regions import anchor_shapes, pair_giou
+from crossfuse.training.mmca_scene import add_scene, scene_recipe
 from crossfuse.training.mmca_sources import CachedSource, RegionMix
 from crossfuse.training.mmca_trainer import Recipe, Trainer
 
@@ -296,7 +299,7 @@ def test_evaluation_of_a_split_or_a_photograph_that_is_not_there(run: Run, tmp_p
     with pytest.raises(CrossfuseError, match="no photograph of the split 'nowhere'"):
         recipe_of_mmca.evaluate(options)
     with pytest.raises(CrossfuseError, match=r"lacks 1 photographs, first gone\.jpg"):
-        recipe_of_mmca.encode_photos(run.data, [CaptionedPhoto("gone.jpg", "dev", ())], "cells")
+        encode_photos(run.data, [CaptionedPhoto("gone.jpg", "dev", ())], "cells")
 
 
 @pytest.mark.parametrize(
@@ -385,3 +388,21 @@ def test_generalised_iou_by_hand() -> None:
     iou, giou = pair_giou(here, there)
     assert torch.allclose(iou, torch.tensor([1.0, 0.0]))
     assert torch.allclose(giou, torch.tensor([1.0, -0.5]))
+
+
+def test_a_second_pair_is_trained_beside_a_model(run: Run, tmp_path: Path) -> None:
+    """Over cached patch tokens, taken up again from its checkpoint; the model's part is kept."""
+    torch.manual_seed(0)
+    model = MMCA(replace(MMCAConfig.small(), **TINY, feature_dropout=0.0)).eval()
+    recipe = replace(scene_recipe(0), **{**SHORT, "joint": 0.0, "alignment": 0.0})
+    said: list[str] = []
+    both = add_scene(model, run.data, tmp_path, "mini", recipe, False, said.append)
+    again = add_scene(model, run.data, tmp_path, "mini", recipe, False, said.append)
+    assert any("taken up after epoch 2" in line for line in said)
+    assert both.config.scene_size == SCENE_FEATURES
+    assert 0.0 <= both.config.scene_share <= 0.7
+    assert both.bank_images.shape == (4, 2 * TINY["width"])
+    for name, value in both.state_dict().items():
+        assert torch.allclose(value, again.state_dict()[name], atol=1e-5), name
+    for name, value in model.separable.state_dict().items():
+        assert torch.equal(value, both.separable.state_dict()[name])
