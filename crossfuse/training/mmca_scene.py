@@ -36,11 +36,12 @@ from crossfuse.training.mmca_evaluation import Encoded, choose_alpha, encode_spl
 from crossfuse.training.mmca_live import encode_photos
 from crossfuse.training.mmca_sources import CachedSource, RegionMix
 from crossfuse.training.mmca_trainer import Recipe, Trainer
-from crossfuse.training.mmca_variants import ALPHAS, SHORTLIST, split_rows
+from crossfuse.training.mmca_variants import ALPHAS, split_rows
 from crossfuse.training.retrieval import recalls
 
 KINDS = {"multiscale": multiscale_boxes, "cells": grid_boxes}
 SHARES = tuple(step / 20 for step in range(15))
+SHORTLIST = (20, 10)
 Say = Callable[[str], None]
 
 
