@@ -100,14 +100,15 @@ def train_scene(
 ) -> MMCA:
     """An MMCA over the cached features, without a use for its cross unit."""
     own = replace(
-        MMCAConfig.small(),
+        config,
         region_size=SCENE_FEATURES,
-        word_size=config.word_size,
-        width=config.width,
-        convolution=config.convolution,
+        scene_size=0,
+        scene_share=0.0,
         feature_dropout=0.4,
         dropout=0.2,
         alpha=0.0,
+        tuned="",
+        bank=(0, 0),
     )
     source = CachedSource(
         FeatureCache(root), RegionMix(recipe.regions, tuple(KINDS), (0.5, 0.5)), recipe.longest
