@@ -18,8 +18,11 @@ layer on tokens. Nothing here needs camera poses or depth.
 Marked extensions, all off in :meth:`MITConfig.paper`: ``patches`` (each photograph also gives the
 cells of its feature map as tokens, so that attention has a place in the picture), ``shape`` (size
 and colour statistics of a supervoxel beside q), ``decoded_cam`` (a CAM on the decoded 3-D tokens,
-so that the photographs can reach the point labels) and no view embedding (``views=0``: the order of
-the photographs then carries no meaning, and any number of them is welcome).
+so that the photographs can reach the point labels), ``looks`` (pictures drawn from the cloud are
+looked at with the same frozen encoder as the photographs; where each of their pixels lies is known,
+so that every supervoxel has a look of its own, and the photographs' CAM judges that too) and no
+view embedding (``views=0``: the order of the photographs then carries no meaning, and any number of
+them is welcome).
 """
 
 from __future__ import annotations
@@ -44,7 +47,9 @@ class MITConfig:
     stream asks in every block and the photographs never learn from it (for comparison).
     ``everywhere``: classes that every scan of the training set has. Tags cannot tell what they look
     like, so that their CAM logits are fixed at 0: a supervoxel is theirs when nothing else speaks
-    louder."""
+    louder. ``looks``: principal components of image features that are kept, in photographs and in
+    the looks of supervoxels alike (0: no looks; features go in as they are). ``drawn=False``: no
+    pictures are drawn (for comparison)."""
 
     classes: tuple[str, ...]
     backbone: SparseUNetConfig = field(
@@ -66,6 +71,8 @@ class MITConfig:
     shape: bool = True
     decoded_cam: bool = True
     everywhere: tuple[int, ...] = ()
+    looks: int = 0
+    drawn: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.backbone, dict):  # from a card's JSON
@@ -101,7 +108,8 @@ class MITOutput:
 
     ``class_3d, class_2d, class_fused`` (B, K) logits of class tokens; ``cam_3d`` (B, M, K) and
     ``cam_2d`` (B, V', K) logits on tokens before the transformer, V' = V photographs and then their
-    patches; ``view_mask`` (B, V'); ``cam_decoded`` (B, M, K) or None;
+    patches; ``cam_parts``: what ``cam_3d`` is the sum of, shape and (with ``looks``) look;
+    ``view_mask`` (B, V'); ``cam_decoded`` (B, M, K) or None;
     ``class_scores``: per decoder block (B, K, K) head-mean scaled scores between the class tokens
     of both streams, for the pairing loss; ``segment_mask`` (B, M); ``segments`` (B, M, backbone
     width) pooled backbone features; ``scatter`` (B,): mean squared distance of voxel features from
@@ -112,6 +120,7 @@ class MITOutput:
     class_2d: Tensor
     class_fused: Tensor
     cam_3d: Tensor
+    cam_parts: tuple[Tensor, ...]
     cam_2d: Tensor
     cam_decoded: Tensor | None
     class_scores: tuple[Tensor, ...]
@@ -149,6 +158,37 @@ class Standardise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         z = ((x - self.mean) / self.spread).clamp(-4, 4)
         return torch.cat([torch.zeros_like(z[..., :2]), z[..., 2:]], -1)
+
+
+class Look(nn.Module):
+    """Image features (..., F + 3) as a token: principal components, colour, and a small network.
+
+    The last three numbers are the mean colour, -0.5..0.5: what a photograph and a cloud share.
+    """
+
+    def __init__(self, features: int, config: MITConfig) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features - 3))
+        self.register_buffer("basis", torch.zeros(features - 3, config.looks))
+        self.mean: Tensor
+        self.basis: Tensor
+        self.mlp = nn.Sequential(
+            nn.Dropout(2 * config.dropout),
+            nn.Linear(config.looks + 3, 128),
+            nn.GELU(),
+            nn.Dropout(2 * config.dropout),
+            nn.Linear(128, config.width),
+            nn.GELU(),
+        )
+
+    def components(self, features: Tensor) -> Tensor:
+        """(..., looks + 3): what the network looks at."""
+        seen = (features[..., :-3] - self.mean) @ self.basis
+        return torch.cat([seen, 2 * features[..., -3:]], -1)
+
+    def forward(self, components: Tensor) -> Tensor:
+        out: Tensor = self.mlp(components)
+        return out
 
 
 class Mlp(nn.Sequential):
@@ -255,7 +295,9 @@ class MIT(nn.Module):
                 nn.ReLU(),
                 nn.Linear(width, width),
             )
-        self.view_in = nn.Linear(config.view_features, width)
+        self.view_in: nn.Module = nn.Linear(config.view_features, width)
+        if config.looks:
+            self.view_in = Look(config.view_features, config)
         self.view_position = nn.Parameter(torch.randn(max(config.views, 1), width) * 0.02)
         if not config.views:
             self.view_position.requires_grad_(False).zero_()
@@ -303,6 +345,9 @@ class MIT(nn.Module):
         if config.patches:
             shape = (batch, views, patches, config.view_features)
             inputs["patch_features"] = torch.randn(shape, generator=make)
+        if config.looks and config.drawn:
+            shape = (batch, segments, config.view_features)
+            inputs["segment_looks"] = torch.randn(shape, generator=make)
         return inputs
 
     def segment_inputs(
@@ -351,17 +396,31 @@ class MIT(nn.Module):
         view_features: Tensor,
         view_mask: Tensor,
         patch_features: Tensor | None = None,
+        segment_looks: Tensor | None = None,
         want: Want = NOTHING,
     ) -> MITOutput:
-        """See :meth:`segment_inputs` and :meth:`fuse` for the shapes."""
+        """See :meth:`segment_inputs` and :meth:`fuse` for the shapes.
+
+        With ``config.looks`` image features are whole here: the encoder's, then the mean colour.
+        """
         cloud = self.segment_inputs(cells, voxel_features, positions, voxel_mask, segment)
         return self.fuse(
             **cloud,
-            view_features=view_features,
+            view_features=self.components(view_features),
             view_mask=view_mask,
-            patch_features=patch_features,
+            patch_features=None if patch_features is None else self.components(patch_features),
+            segment_looks=None if segment_looks is None else self.components(segment_looks),
             want=want,
         )
+
+    def components(self, features: Tensor) -> Tensor:
+        """Image features (..., F) as :meth:`fuse` takes them: (..., looks + 3), or as they are.
+
+        Zeros (nothing is known) stay zeros."""
+        if not isinstance(self.view_in, Look):
+            return features
+        known = (features != 0).any(-1, keepdim=True)
+        return self.view_in.components(features) * known
 
     def fuse(
         self,
@@ -372,16 +431,26 @@ class MIT(nn.Module):
         view_features: Tensor,
         view_mask: Tensor,
         patch_features: Tensor | None = None,
+        segment_looks: Tensor | None = None,
         want: Want = NOTHING,
     ) -> MITOutput:
         """The transformer on pooled features.
 
         segments (B, M, backbone), places (B, M, 3 + shape) as :meth:`segment_inputs` gives them;
-        view_features (B, V, F), view_mask (B, V), patch_features (B, V, P, F).
+        view_features (B, V, F), view_mask (B, V), patch_features (B, V, P, F), segment_looks
+        (B, M, F) of the drawn pictures, zeros where none shows the supervoxel; image features as
+        :meth:`components` gives them.
         """
         tokens_3d = self.segment_tokens(segments, places, segment_mask)
         tokens_2d, mask_2d = self._view_tokens(view_features, view_mask, patch_features)
-        cam_3d, cam_2d = self.plain_cam(tokens_3d), self.cam_2d(tokens_2d)
+        parts: tuple[Tensor, ...] = (self.plain_cam(tokens_3d),)
+        if self.config.looks and self.config.drawn and segment_looks is not None:
+            # Two witnesses that err apart, shape and look: their evidence adds up.
+            look = self.view_in(segment_looks)
+            seen = (segment_looks != 0).any(-1, keepdim=True) & segment_mask[..., None]
+            parts = (*parts, self._referred(self.cam_2d(look)) * seen)
+            tokens_3d = tokens_3d + look * seen
+        cam_3d, cam_2d = torch.stack(parts).sum(0), self.cam_2d(tokens_2d)
         maps: list[LayerMap] = []
         a, mask_a = self._encode("3d", self.encoder_3d, tokens_3d, segment_mask, maps, want)
         b, mask_b = self._encode("2d", self.encoder_2d, tokens_2d, mask_2d, maps, want)
@@ -408,6 +477,7 @@ class MIT(nn.Module):
             class_2d,
             (a[:, :k] + b[:, :k]).mean(-1) / 2,
             cam_3d,
+            parts,
             cam_2d,
             decoded,
             tuple(scores),

@@ -46,10 +46,10 @@ from crossfuse.data.point_clouds import (
     with_meaning,
 )
 from crossfuse.data.point_scene import PointScene, prepare
-from crossfuse.data.point_views import views_of_cloud
+from crossfuse.data.point_views import painted, view_indices
 from crossfuse.data.sample_rooms import sample_room
 from crossfuse.encoders.image import ImageEncoder, load_image_encoder
-from crossfuse.encoders.views import ENCODER, view_features
+from crossfuse.encoders.views import ENCODER, drawn_looks, view_features
 from crossfuse.engine.context import Context
 from crossfuse.engine.messages import Request, Result
 from crossfuse.errors import CrossfuseError
@@ -112,16 +112,20 @@ def run(request: Request, context: Context) -> Result:
                 size=scene.voxels.size * 100,
             )
         )
-    photos = _photos(given, scene, notes, context)
+    context.stage("drawing views", 0.35)
+    shown = view_indices(scene.voxels.centre, scene.voxels.size)
+    photos = _photos(given, scene, shown, notes, context)
     context.stage("looking at photographs", 0.5)
+    encoder = image_encoder(context)
     views, cells = view_features(
-        image_encoder(context),
+        encoder,
         photos.pixels,
-        progress=lambda share: context.stage("looking at photographs", 0.5 + 0.3 * share),
+        progress=lambda share: context.stage("looking at photographs", 0.5 + 0.2 * share),
     )
+    looks = drawn_looks(encoder, shown, scene.voxels.colour, scene.segment)
     context.stage("attending", 0.8)
     model = cast(MIT, context.model("mit"))
-    out = _forward(model, scene, views, cells, context.device)
+    out = _forward(model, scene, (views, cells, looks), context.device)
     names = model.config.classes
     unknown = set(options.tags) - set(names)
     if unknown:
@@ -195,18 +199,20 @@ def _cloud(request: Request, options: Options) -> tuple[PointCloud, list[PhotoFi
 
 
 def _photos(
-    given: list[PhotoFile], scene: PointScene, notes: list[str], context: Context
+    given: list[PhotoFile],
+    scene: PointScene,
+    shown: list[np.ndarray],
+    notes: list[str],
+    context: Context,
 ) -> Photos:
     if not given:
-        context.stage("drawing views", 0.4)
         notes.append(
             Notice(
                 "No photographs were given: the pictures were drawn from the cloud itself, "
                 "which adds a look at it but no new information."
             )
         )
-        voxels = scene.voxels
-        pixels = views_of_cloud(voxels.centre, voxels.colour, voxels.size)
+        pixels = [painted(index, scene.voxels.colour) for index in shown]
         return Photos(pixels, [f"drawn {i + 1}" for i in range(len(pixels))], True)
     if len(given) > MOST_PHOTOS:
         chosen = np.linspace(0, len(given) - 1, MOST_PHOTOS).round().astype(int)
@@ -237,8 +243,10 @@ def image_encoder(context: Context) -> ImageEncoder:
 
 @torch.inference_mode()
 def _forward(
-    model: MIT, scene: PointScene, views: np.ndarray, cells: np.ndarray, device: str
+    model: MIT, scene: PointScene, seen: tuple[np.ndarray, np.ndarray, np.ndarray], device: str
 ) -> MITOutput:
+    views, cells, looks = seen
+
     def tensor(values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values))[None].to(device)
 
@@ -255,6 +263,8 @@ def _forward(
     }
     if model.config.patches:
         inputs["patch_features"] = tensor(cells)
+    if model.config.looks and model.config.drawn:
+        inputs["segment_looks"] = tensor(looks)
     return cast(MITOutput, model(**inputs, want=Want.everything()))
 
 

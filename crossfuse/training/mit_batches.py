@@ -14,14 +14,10 @@ from crossfuse.data.point_scene import VOXEL
 from crossfuse.models.sparse_unet import voxel_keys
 from crossfuse.training.mit_data import Scan
 
-MOST_VIEWS = 10  # photographs a step
-PATCHES = 6  # of each photograph a step
-LOST_FEATURES = 0.2  # share of image features that a scan does without (dropout)
-
 
 @dataclass(frozen=True)
 class Batch:
-    """``inputs``: keyword arguments of ``MIT.forward``; ``tags`` (B, K) bool; ``which`` (B,)."""
+    """``inputs``: arguments of ``MIT.segment_inputs``; ``tags`` (B, K) bool; ``which`` (B,)."""
 
     inputs: dict[str, Tensor]
     tags: Tensor
@@ -46,11 +42,6 @@ class Bank:
         self.places, self._starts = joined([s.places for s in scans], torch.float32)
         self.features, _ = joined([s.features for s in scans], torch.float16)
         self.segment, _ = joined([s.segment for s in scans], torch.int32)
-        flat = [s.views.reshape(-1, s.views.shape[-1]) for s in scans]
-        self.views, self._first_view = joined(flat, torch.float16)
-        cells = [s.patches.reshape(-1, *s.patches.shape[2:]) for s in scans]
-        self.patches, _ = joined(cells, torch.float16)
-        self._shots = np.array([s.views.shape[:2] for s in scans])  # copies, photographs
         self.tags = put(np.stack([s.tags for s in scans]), torch.bool)
         self.often = self.tags.float().mean(0)
 
@@ -61,9 +52,8 @@ class Bank:
         """The scans ``which``, each changed in its own random way that follows from ``seed``."""
         chosen = np.array(which)
         make = torch.Generator(self.device).manual_seed(seed)
-        views = self._views(chosen, np.random.default_rng(seed))
         tags = self.tags.index_select(0, self._sent(chosen))
-        return Batch(self._clouds(chosen, make) | views, tags, list(which))
+        return Batch(self._clouds(chosen, make), tags, list(which))
 
     def _sent(self, values: np.ndarray) -> Tensor:
         """A small array on the device, without waiting for what the device is doing."""
@@ -135,29 +125,6 @@ class Bank:
         rest[..., 0] *= self._uniform(make, 0.92, 1.08, count, 1)
         changed = torch.cat([colour, rest], -1)
         return changed + 0.02 * torch.randn(changed.shape, generator=make, device=self.device)
-
-    def _views(self, which: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Some photographs of each scan, in one of their copies, and some cells of each."""
-        many = [int(rng.integers(min(n, 3), min(n, MOST_VIEWS) + 1)) for _, n in self._shots[which]]
-        rows = np.full((len(which), max(many)), -1)
-        for row, index, shown in zip(rows, which, many, strict=True):
-            copies, there = self._shots[index]
-            first = self._first_view[index] + int(rng.integers(copies)) * there
-            row[:shown] = first + rng.choice(there, shown, replace=False)
-        cells = self._sent(rng.choice(self.patches.shape[1], PATCHES, replace=False))
-        wide = self.views.shape[1]
-        kept = rng.random((len(which), 1, wide), np.float32) >= LOST_FEATURES
-        gain = self._sent(kept / np.float32(1 - LOST_FEATURES))
-        chosen = self._sent(rows)
-        flat = chosen.clamp(min=0).flatten()
-        views = self.views.index_select(0, flat).view(*chosen.shape, wide).float()
-        patches = self.patches.index_select(0, flat).index_select(1, cells)
-        patches = patches.view(*chosen.shape, PATCHES, wide).float()
-        return {
-            "view_features": views * gain,
-            "view_mask": chosen >= 0,
-            "patch_features": patches * gain[:, None],
-        }
 
 
 def _first_of_each(cells: Tensor, mask: Tensor) -> Tensor:

@@ -1,52 +1,45 @@
 """Scans for training MIT: what is kept of CrossFuse Rooms, read back whole and in parts.
 
-Each room is read once; its voxels and supervoxels are kept beside it in ``cloud.npz``, the frozen
-image features of its photographs in ``views.npz``. Training sees a scan's *tags*; the labels stored
-here are for evaluation and the fully supervised upper bound, and are named so.
+Each room is read once; its voxels and supervoxels are kept beside it in ``cloud.npz``. Training
+sees a scan's *tags*; the labels stored here are for evaluation and the fully supervised upper
+bound, and are named so.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from crossfuse.data.point_scene import VOXEL, prepare
 from crossfuse.data.rooms import CLASSES
-from crossfuse.encoders.views import PHOTO_SIDE, view_features
 from crossfuse.errors import CrossfuseError
-
-COPIES = 3  # of every training photograph: itself, and two changed ones
 
 
 @dataclass(frozen=True)
 class Scan:
     """One scan: a whole room, or the part of it that a few photographs cover.
 
-    ``places`` (N, 3) metres, ``features`` (N, F), ``segment`` (N,) of its voxels; ``views``
-    (C, V, D) and ``patches`` (C, V, P, D) frozen features of C copies of each photograph, the first
-    one unchanged. ``tags`` (K,) bool is all that training with tags may look at. ``histogram``
-    (M, K + 1): points of each class in each supervoxel, the last column for unlabelled ones
-    (evaluation and the upper bound only).
+    ``places`` (N, 3) metres, ``features`` (N, F), ``segment`` (N,) of its voxels. ``tags`` (K,)
+    bool is all that training with tags may look at. ``histogram`` (M, K + 1): points of each class
+    in each supervoxel, the last column for unlabelled ones (evaluation and the upper bound only).
+    ``pieces`` (M,): which supervoxels of the whole room.
     """
 
     name: str
     places: np.ndarray
     features: np.ndarray
     segment: np.ndarray
-    views: np.ndarray
-    patches: np.ndarray
     tags: np.ndarray
     histogram: np.ndarray
     whole: bool
+    pieces: np.ndarray
 
 
 def cache_cloud(folder: Path) -> Path:
@@ -70,7 +63,7 @@ def store_cloud(
     known = np.where(labels < len(CLASSES), labels, len(CLASSES)).astype(np.int64)
     # Points by (voxel, class), so that a partial scan can count its own points.
     pairs, counts = np.unique(of_voxel * 32 + known, return_counts=True)
-    _store(
+    store(
         target,
         places=scene.places.astype(np.float32),
         features=scene.features.astype(np.float16),
@@ -81,53 +74,8 @@ def store_cloud(
     )
 
 
-def cache_views(folder: Path, encoder: Any, copies: int) -> Path:
-    """Compute and store the frozen features of one room's photographs unless they are there."""
-    target = folder / "views.npz"
-    if target.is_file():
-        with np.load(target) as file:
-            if len(file["views"]) >= copies:
-                return target
-    paths = sorted((folder / "photos").glob("*.jpg"))
-    photos = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
-    rng = np.random.default_rng(len(folder.name) * 1000 + int(folder.name[-4:]))
-    changed = [changed_photo(photo, rng) for _ in range(copies - 1) for photo in photos]
-    views, patches = view_features(encoder, [*photos, *changed], batch_size=32)
-    _store(
-        target,
-        views=views.reshape(copies, len(photos), -1).astype(np.float16),
-        patches=patches.reshape(copies, len(photos), *patches.shape[1:]).astype(np.float16),
-    )
-    return target
-
-
-def changed_photo(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A photograph cropped, perhaps mirrored, in other light and colours, at the encoder's size."""
-    height, width = photo.shape[:2]
-    scale = PHOTO_SIDE / max(height, width)
-    share = rng.uniform(0.65, 1.0)
-    wide, tall = width * share, height * share
-    left, top = rng.uniform(0, width - wide), rng.uniform(0, height - tall)
-    image = Image.fromarray(photo).resize(
-        (round(width * scale), round(height * scale)),
-        Image.Resampling.BILINEAR,
-        (left, top, left + wide, top + tall),
-        reducing_gap=2.0,
-    )
-    pixels = np.asarray(image, np.float32)
-    if rng.random() < 0.5:
-        pixels = pixels[:, ::-1]
-    grey = pixels.mean(axis=2, keepdims=True)
-    pixels = grey + (pixels - grey) * np.float32(rng.uniform(0.5, 1.4))  # saturation
-    pixels = (pixels - 110) * np.float32(rng.uniform(0.7, 1.35)) + np.float32(
-        rng.uniform(80, 145)
-    )  # contrast, brightness
-    pixels = pixels * rng.uniform(0.88, 1.12, 3).astype(np.float32)
-    pixels += rng.standard_normal(pixels.shape, np.float32) * np.float32(rng.uniform(0, 8))
-    return np.clip(pixels, 0, 255).astype(np.uint8)
-
-
-def _store(target: Path, **arrays: np.ndarray) -> None:
+def store(target: Path, **arrays: np.ndarray) -> None:
+    """Write arrays as one file, whole or not at all."""
     scratch = target.with_suffix(".part")
     with scratch.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
@@ -150,44 +98,23 @@ def rooms_in(data: str | Path, split: str) -> list[Path]:
 
 
 def load_scans(
-    data: str | Path,
-    split: str,
-    encoder: Callable[[], Any],
-    *,
-    partial: bool = True,
-    limit: int | None = None,
-    copies: int = 1,
-    workers: int = 1,
+    data: str | Path, split: str, *, limit: int | None = None, workers: int = 1
 ) -> list[Scan]:
-    """All scans of a split, features computed where they are missing.
-
-    Args:
-        encoder: builds the image encoder; called only if a room has no features yet.
-        partial: also the partial scans of each room.
-        copies: of every photograph; the second and later ones are changed.
-        workers: threads that prepare rooms.
-    """
-    folders = rooms_in(data, split)[:limit]
-    built: list[Any] = []
-    if not all((folder / "views.npz").is_file() for folder in folders):
-        built.append(encoder())
+    """All scans of a split, whole and partial, prepared where they are not yet."""
 
     def load(folder: Path) -> list[Scan]:
         cache_cloud(folder)
-        cache_views(folder, built[0] if built else None, copies)
-        return read_room(folder, partial=partial)
+        return read_room(folder, partial=True)
 
     with ThreadPoolExecutor(workers) as pool:
-        return [scan for scans in pool.map(load, folders) for scan in scans]
+        return [scan for scans in pool.map(load, rooms_in(data, split)[:limit]) for scan in scans]
 
 
 def read_room(folder: Path, *, partial: bool) -> list[Scan]:
     """The whole scan of a cached room, then its partial ones."""
     info = json.loads((folder / "room.json").read_text())
-    cached: dict[str, np.ndarray] = {}
-    for name in ("cloud.npz", "views.npz"):
-        with np.load(folder / name) as file:
-            cached |= {key: file[key] for key in file.files}
+    with np.load(folder / "cloud.npz") as file:
+        cached = {key: file[key] for key in file.files}
     scans = [_part(cached, info["tags"], None, folder.name)]
     if partial:
         for index, part in enumerate(info["scans"]):
@@ -201,11 +128,9 @@ def _part(
 ) -> Scan:
     count = len(CLASSES)
     keep = np.ones(len(cached["segment"]), bool)
-    chosen: Any = slice(None)
     if views is not None:
         mask = np.uint16(sum(1 << v for v in views))
         keep = (cached["seen"] & mask) > 0
-        chosen = np.array(views)
     old = cached["segment"].astype(np.int64)
     there = np.bincount(old[keep], minlength=int(old.max()) + 1) > 0
     renumber = np.cumsum(there) - 1
@@ -222,26 +147,21 @@ def _part(
         cached["places"][keep],
         cached["features"][keep],
         segment,
-        cached["views"][:, chosen],
-        cached["patches"][:, chosen],
         flags,
         histogram,
         views is None,
+        np.flatnonzero(there),
     )
 
 
 def scan_inputs(scan: Scan, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-    """Keyword arguments of ``MIT.forward`` for one scan as it is."""
+    """Keyword arguments of ``MIT.segment_inputs`` for one scan as it is."""
     cells = np.floor(scan.places / VOXEL).astype(np.int64)
-    many, photos = len(cells), scan.views.shape[1]
     inputs = {
         "cells": torch.from_numpy(cells - cells.min(axis=0)),
         "voxel_features": torch.from_numpy(scan.features.astype(np.float32)),
         "positions": torch.from_numpy(scan.places.astype(np.float32)),
-        "voxel_mask": torch.ones(many, dtype=torch.bool),
+        "voxel_mask": torch.ones(len(cells), dtype=torch.bool),
         "segment": torch.from_numpy(scan.segment.astype(np.int64)),
-        "view_features": torch.from_numpy(scan.views[0].astype(np.float32)),
-        "view_mask": torch.ones(photos, dtype=torch.bool),
-        "patch_features": torch.from_numpy(scan.patches[0].astype(np.float32)),
     }
     return {name: value[None].to(device) for name, value in inputs.items()}

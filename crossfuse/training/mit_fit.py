@@ -17,11 +17,12 @@ from torch import Tensor
 
 from crossfuse.errors import CrossfuseError
 from crossfuse.models.mit import MIT, MITConfig
-from crossfuse.training.mit_batches import Bank, Batch
+from crossfuse.training.mit_batches import Bank
+from crossfuse.training.mit_pooled import PooledBank
 
 AVERAGE = 0.99  # decay of the averaged weights, which are the ones that are kept
 
-Loss = Callable[[MIT, Batch, float], Tensor]
+Loss = Callable[[MIT, Any, float], Tensor]  # of a batch, and the share of training done
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Average:
 
 def fit(
     model: MIT,
-    bank: Bank,
+    bank: Bank | PooledBank,
     path: Path,
     budget: Budget,
     seed: int,

@@ -64,11 +64,9 @@ def tag_loss(out: MITOutput, tags: Tensor, often: Tensor, photos: bool = True) -
         tags: (B, K) bool; often: (K,) share of scans that have each class.
     """
     total = class_losses(out, tags, photos) + out.scatter.mean()
-    sides = [(out.cam_3d, out.segment_mask)]
-    if out.cam_decoded is not None:
-        sides.append((out.cam_decoded, out.segment_mask))
-    for cam, mask in sides:
-        total = total + instance_loss(cam.float(), mask, tags, often)
+    for cam in (*out.cam_parts, out.cam_decoded):
+        if cam is not None:
+            total = total + instance_loss(cam.float(), out.segment_mask, tags, often)
     if photos:
         total = total + instance_loss(out.cam_2d.float(), out.view_mask, tags, often)
     return total

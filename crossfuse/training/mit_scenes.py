@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +12,6 @@ from crossfuse.data.point_scene import prepare
 from crossfuse.data.point_views import views_of_cloud
 from crossfuse.data.rooms import CLASSES
 from crossfuse.data.rooms.compose import tags_of
-from crossfuse.encoders.views import view_features
 from crossfuse.errors import CrossfuseError
 from crossfuse.training.mit_data import Scan
 
@@ -22,8 +19,8 @@ MOST_PHOTOS = 16
 GREY = 0.6
 
 
-def load_scenes(folder: Path, encoder: Any) -> list[Scan]:
-    """Every labelled scene in ``folder`` (or ``folder`` itself), with its photographs.
+def load_scenes(folder: Path) -> list[tuple[Scan, list[np.ndarray]]]:
+    """Every labelled scene in ``folder`` (or ``folder`` itself), and its photographs.
 
     A scene is a ScanNet scene folder, an S3DIS room, a CrossFuse room, or a cloud file with labels.
     Labels that have no class here count as unlabelled. Scenes without photographs get pictures
@@ -43,7 +40,7 @@ def load_scenes(folder: Path, encoder: Any) -> list[Scan]:
             continue
         chosen = np.linspace(0, len(files) - 1, min(len(files), MOST_PHOTOS)).round().astype(int)
         photos = [read_image(files[i].read()).pixels for i in chosen]
-        scans.append(scene_scan(path.name, settle(cloud), photos, encoder))
+        scans.append(scene_scan(path.name, settle(cloud), photos))
         if path == folder:
             break
     if not scans:
@@ -51,7 +48,9 @@ def load_scenes(folder: Path, encoder: Any) -> list[Scan]:
     return scans
 
 
-def scene_scan(name: str, cloud: PointCloud, photos: Sequence[np.ndarray], encoder: Any) -> Scan:
+def scene_scan(
+    name: str, cloud: PointCloud, photos: list[np.ndarray]
+) -> tuple[Scan, list[np.ndarray]]:
     """A settled, labelled cloud as a scan; pictures are drawn where there are no photographs."""
     assert cloud.labels is not None
     colours = cloud.colours
@@ -64,10 +63,10 @@ def scene_scan(name: str, cloud: PointCloud, photos: Sequence[np.ndarray], encod
     np.add.at(histogram, (scene.segment_of_point, labels), 1)
     if not photos:
         photos = views_of_cloud(scene.voxels.centre, scene.voxels.colour, scene.voxels.size)
-    views, patches = view_features(encoder, photos)
     flags = np.zeros(len(CLASSES), bool)
     flags[tags_of(labels)] = True
-    return Scan(
-        name, scene.places, scene.features, scene.segment, views[None], patches[None], flags,
-        histogram, True,
+    every = np.arange(scene.segments)
+    scan = Scan(
+        name, scene.places, scene.features, scene.segment, flags, histogram, True, every
     )  # fmt: skip
+    return scan, photos

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from crossfuse.models.mit import MIT, MITOutput
+from crossfuse.models.mit import MIT
 from crossfuse.models.mit_answers import segment_logits, tag_probabilities, with_tags
-from crossfuse.training.mit_data import Scan, scan_inputs
+from crossfuse.training.mit_pooled import PooledScan, pooled_answer
 
 
 def confusion(histogram: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -39,14 +39,14 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
 
 
 @torch.inference_mode()
-def score(model: MIT, scans: Sequence[Scan], device: str | torch.device = "cpu") -> dict[str, Any]:
+def score(model: MIT, scans: Sequence[PooledScan]) -> dict[str, Any]:
     """Percent mIoU and accuracy with predicted and with given tags, and tag mAP in 0..1."""
     names = model.config.classes
     tables = {key: np.zeros((len(names),) * 2, np.int64) for key in ("predicted", "given", "cam")}
     chance, truth, answered = [], [], []
     for scan in scans:
-        out: MITOutput = model(**scan_inputs(scan, device))
-        tags = torch.from_numpy(scan.tags)[None].float().to(device)
+        out = pooled_answer(model, scan)
+        tags = torch.from_numpy(scan.tags)[None].float()
         logits = segment_logits(out)
         guessed = tag_probabilities(out)
         ways = ((logits, guessed), (logits, tags), (out.cam_3d, tags))

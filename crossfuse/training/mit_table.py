@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from crossfuse.training.mit_data import Scan
+from crossfuse.training.mit_pooled import PooledScan
 from crossfuse.training.mit_score import confusion, iou
 
 FIGURES = ("miou", "miou_given_tags", "miou_cam_given_tags", "accuracy", "tag_map")
 
 
-def trivial(scans: Sequence[Scan]) -> dict[str, float]:
+def trivial(scans: Sequence[PooledScan]) -> dict[str, float]:
     """Scores of answering the most frequent class everywhere, and of ranking tags by chance."""
     total = sum(scan.histogram[:, :-1].sum(0) for scan in scans)
     usual = int(np.argmax(total))
@@ -29,7 +29,7 @@ def trivial(scans: Sequence[Scan]) -> dict[str, float]:
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and spread over seeds of rows with ``variant`` and the figures; and the differences.
 
-    ``share_of_bound``: mIoU of 'interlaced' over that of 'supervised'; ``over_only_3d`` and
+    ``share_of_bound``: mIoU of 'interlaced' over the best supervised one; ``over_only_3d`` and
     ``over_not_interlaced`` in points of mIoU. Spread: sample standard deviation, None for one seed.
     """
     table: dict[str, Any] = {}
@@ -46,8 +46,9 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         }
     means = {name: entry["miou"]["mean"] for name, entry in table.items()}
     out: dict[str, Any] = {"variants": table}
-    if {"interlaced", "supervised"} <= set(means):
-        out["share_of_bound"] = round(means["interlaced"] / max(means["supervised"], 1e-9), 3)
+    bounds = [value for name, value in means.items() if name.startswith("supervised")]
+    if "interlaced" in means and bounds:
+        out["share_of_bound"] = round(means["interlaced"] / max(*bounds, 1e-9), 3)
     for other in ("only_3d", "not_interlaced"):
         if {"interlaced", other} <= set(means):
             out[f"over_{other}"] = round(means["interlaced"] - means[other], 2)

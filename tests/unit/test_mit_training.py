@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from crossfuse.data.rooms import CLASSES
 from crossfuse.errors import CrossfuseError
 from crossfuse.models.mit import MIT, MITConfig
 from crossfuse.models.mit_answers import pooled, with_tags
 from crossfuse.training import mit as recipe
-from crossfuse.training.mit import pseudo_labels
 from crossfuse.training.mit_batches import Bank
-from crossfuse.training.mit_data import Scan, changed_photo, scan_inputs
+from crossfuse.training.mit_data import Scan, scan_inputs
 from crossfuse.training.mit_losses import (
     instance_loss,
     pair_loss,
     supervised_loss,
     tag_loss,
+)
+from crossfuse.training.mit_pooled import (
+    PooledBank,
+    PooledScan,
+    load_pooled,
+    pooled_answer,
+    pooled_config,
+    principal_looks,
 )
 from crossfuse.training.mit_score import average_precision, confusion, iou, score
 from crossfuse.training.mit_table import FIGURES, summary, trivial
@@ -40,10 +50,28 @@ def scan(seed: int) -> Scan:
     histogram = np.zeros((3, len(CLASSES) + 1), np.int64)
     histogram[[0, 1, 2], [1, 0, 5 + seed % 2]] = 100
     features = rng.normal(0, 0.3, (300, 7)).astype(np.float32)
-    views = rng.normal(size=(2, 5, 1280)).astype(np.float32)
-    patches = rng.normal(size=(2, 5, 12, 1280)).astype(np.float32)
     name = f"room_{seed:04d}"
-    return Scan(name, places, features, segment, views, patches, tags, histogram, True)
+    return Scan(name, places, features, segment, tags, histogram, True, np.arange(3))
+
+
+def pooled_scan(seed: int) -> PooledScan:
+    """The same, as the frozen networks might have left it."""
+    made, draw = scan(seed), torch.Generator().manual_seed(seed)
+
+    def some(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=draw).half()
+
+    cloud = (some(2, 3, 48), some(2, 3, 16), torch.ones(2, 3, dtype=torch.bool))
+    image = (some(3, 1283), some(5, 1283), some(5, 12, 1283))
+    return PooledScan(made.name, *cloud, *image, made.tags, made.histogram)
+
+
+def pooled_model(**changes: object) -> MIT:
+    """With principal components of two made-up scans."""
+    model = MIT(pooled_config(**changes))
+    scans = [pooled_scan(0), pooled_scan(1)]
+    model.view_in.mean, model.view_in.basis = principal_looks(scans, 160)
+    return model
 
 
 def test_pair_loss_knows_equal_and_blind() -> None:
@@ -114,37 +142,57 @@ def test_batches_are_augmented_repeatable_and_keep_supervoxels_together() -> Non
     assert plain["cells"].shape[1] == len(scans[0].places)
 
 
-def test_photographs_vary_but_keep_their_range() -> None:
-    photo = np.random.default_rng(0).integers(0, 255, (240, 320, 3), dtype=np.uint8)
-    one = changed_photo(photo, np.random.default_rng(1))
-    assert one.shape == (168, 224, 3)
-    assert one.dtype == np.uint8
-    assert np.array_equal(one, changed_photo(photo, np.random.default_rng(1)))
-    assert not np.array_equal(one, changed_photo(photo, np.random.default_rng(2)))
+def test_pooled_batches_are_repeatable_and_hide_some_supervoxels() -> None:
+    scans = [pooled_scan(i) for i in range(3)]
+    bank = PooledBank(scans, pooled_model())
+    one, same, other = bank.batch([0, 2], 1), bank.batch([0, 2], 1), bank.batch([0, 2], 2)
+    for name, value in one.inputs.items():
+        assert torch.equal(value, same.inputs[name])
+    assert not torch.equal(one.inputs["places"], other.inputs["places"])
+    assert one.inputs["segment_looks"].shape == (2, 3, 163)
+    assert one.inputs["segment_mask"][:, 0].all()
+    assert one.tags.tolist() == [scans[0].tags.tolist(), scans[2].tags.tolist()]
 
 
-def test_pseudo_labels_keep_to_the_tags_and_name_each_of_them() -> None:
-    model = MIT(MITConfig.small(tuple(CLASSES))).eval()
-    out = model(**scan_inputs(scan(0)))
-    tags = torch.from_numpy(scan(0).tags)[None]
-    labels = pseudo_labels(out, tags)
-    assert labels.shape == out.segment_mask.shape
-    named = set(labels.unique().tolist()) - {-1}
-    assert named <= set(torch.nonzero(tags[0]).flatten().tolist())
-    assert named
+def test_principal_looks_find_what_varies() -> None:
+    scans = [pooled_scan(i) for i in range(12)]
+    hidden = torch.randn(3, 1280)
+    for made in scans:  # three directions carry nearly everything
+        for values in (made.looks, made.patches):
+            values[..., :-3] *= 0.05
+            values[..., :-3] += (values[..., -3:].float() @ hidden).half()
+    mean, basis = principal_looks(scans, 5)
+    found = torch.cat([s.patches[..., :-3].flatten(0, 1).float() for s in scans]) - mean
+    spread = (found @ basis).std(0)
+    assert spread[2] > 5 * spread[3]
+
+
+def test_shape_and_look_add_up_and_an_unseen_supervoxel_has_no_look() -> None:
+    model = pooled_model().eval()
+    made = pooled_scan(0)
+    made.looks[1] = 0
+    out = pooled_answer(model, made)
+    assert len(out.cam_parts) == 2
+    torch.testing.assert_close(out.cam_3d, out.cam_parts[0] + out.cam_parts[1])
+    assert out.cam_parts[1][0, 1].abs().max() == 0 < out.cam_parts[1][0, 0].abs().max()
+    without = pooled_model(drawn=False).eval()
+    assert len(pooled_answer(without, made).cam_parts) == 1
 
 
 def test_losses_are_finite_for_every_variant() -> None:
-    bank = Bank([scan(0), scan(1)], "cpu")
-    batch = bank.batch([0, 1], 0)
-    for changes in ({}, {"decoder_depth": 0}, {"first_query": "2d"}, {"interlaced": False}):
-        model = MIT(MITConfig.small(tuple(CLASSES), **changes)).train()
-        loss = tag_loss(model(**batch.inputs), batch.tags, bank.often)
+    for changes in (
+        {}, {"decoder_depth": 0}, {"first_query": "2d"}, {"interlaced": False}, {"drawn": False}
+    ):  # fmt: skip
+        model = pooled_model(**changes).train()
+        bank = PooledBank([pooled_scan(0), pooled_scan(1)], model)
+        batch = bank.batch([0, 1], 0)
+        loss = tag_loss(model.fuse(**batch.inputs), batch.tags, bank.often)
         assert torch.isfinite(loss)
         loss.backward()
 
 
 def test_training_runs_resumes_and_scores(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(recipe, "load_pooled", lambda *_, **__: [pooled_scan(i) for i in range(4)])
     monkeypatch.setattr(recipe, "load_scans", lambda *_, **__: [scan(i) for i in range(4)])
     composed = []
     monkeypatch.setattr(recipe, "compose_missing", lambda *given: composed.append(given))
@@ -157,12 +205,59 @@ def test_training_runs_resumes_and_scores(tmp_path: Path, monkeypatch) -> None:
     again = recipe.train(parser.parse_args(line))["interlaced"]  # everything is there: only scored
     assert again["miou"] == result["miou"]
     model = recipe.load_variant(tmp_path, "interlaced", 0)
-    assert score(model, [scan(9)])["scans"] == 1
+    assert score(model, [pooled_scan(9)])["scans"] == 1
     with pytest.raises(CrossfuseError, match="not there"):
         recipe.load_variant(tmp_path, "only_3d", 0)
     table = recipe.train(parser.parse_args([*line, "--variant", "all"]))
     assert list(table) == list(recipe.VARIANTS)
     assert table["interlaced"]["miou"] == result["miou"]
+    for kind in ("tags", "labels"):
+        options = [*line, "--backbone", kind, "--backbone-steps", "2"]
+        trained = recipe.train_backbone(parser.parse_args(options))
+        assert not torch.equal(trained.backbone.stem.weight, model.backbone.stem.weight)
+
+
+class Blind:
+    """An image encoder that sees how bright each sixteenth of a photograph is."""
+
+    def encode(self, photos, strides, side, batch, progress):
+        made = []
+        for photo in photos:
+            grey = torch.tensor(photo).float().mean(-1)[None]
+            cells = torch.nn.functional.adaptive_avg_pool2d(grey, (4, 4))
+            made.append({32: SimpleNamespace(values=cells.expand(1280, 4, 4) / 255)})
+        return made
+
+
+def test_rooms_are_pooled_once_whole_and_in_parts(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "train" / "room_0000"
+    (folder / "photos").mkdir(parents=True)
+    for index in range(2):
+        Image.fromarray(rng.integers(0, 255, (30, 40, 3), np.uint8)).save(
+            folder / "photos" / f"{index:02d}.jpg"
+        )
+    x, y = (v.ravel() for v in np.meshgrid(np.arange(0, 2, 0.04), np.arange(0, 2, 0.04)))
+    flat = np.column_stack([x, y, 0 * x])
+    positions = np.concatenate([flat, flat[:, [0, 2, 1]] + [0, 2, 0]]).astype(np.float32)
+    np.savez(
+        folder / "points.npz",
+        positions=positions,
+        colours=np.full((len(positions), 3), 120, np.uint8),
+        labels=np.repeat([1, 0], len(flat)),
+        seen=np.where(positions[:, 0] < 1, 3, 1).astype(np.uint16),
+    )
+    info = {"tags": [0, 1], "scans": [{"views": [1], "tags": [0, 1]}]}
+    (folder / "room.json").write_text(json.dumps(info))
+    model = pooled_model().eval()
+    whole, part = load_pooled(tmp_path, "train", model, Blind())
+    assert whole.segments.shape[0] == 2  # as it is, and changed
+    assert len(whole.views) == 2
+    assert len(part.views) == 1
+    assert len(part.looks) == len(part.histogram) <= len(whole.looks)
+    assert (whole.looks != 0).any(1).float().mean() > 0.5  # most are in some picture
+    again, _ = load_pooled(tmp_path, "train", model, None)  # read back: no encoder needed
+    assert torch.equal(again.looks, whole.looks)
 
 
 def test_missing_rooms_are_composed_once(tmp_path: Path, monkeypatch) -> None:
@@ -190,7 +285,9 @@ def test_the_table_has_spread_differences_and_a_trivial_answer() -> None:
     assert table["share_of_bound"] == pytest.approx(31 / 51, abs=1e-3)
     assert table["over_only_3d"] == 10
     assert "over_not_interlaced" not in table
-    simple = trivial([scan(0), scan(1)])  # three classes of equal size, one of them in one scan
+    simple = trivial(
+        [pooled_scan(0), pooled_scan(1)]
+    )  # three classes of equal size, one of them in one scan
     assert simple["accuracy"] == pytest.approx(33.33, abs=0.01)
     assert simple["miou"] == pytest.approx(33.33 / 4, abs=0.01)
     assert simple["tag_map"] == pytest.approx((1 + 1 + 0.5 + 0.5) / 4, abs=1e-4)

@@ -306,23 +306,17 @@ def test_scenes_of_both_layouts_are_scans_to_evaluate_on(cloud, tmp_path: Path) 
     for path in _scannet(tmp_path / "one", xyz, rgb).glob("exported/color/*.jpg"):
         Image.new("RGB", (40, 30), (90, 120, 60)).save(path)
     _s3dis(tmp_path / "two", xyz, rgb)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            mit_scenes,
-            "view_features",
-            lambda _, photos: (np.zeros((len(photos), 8)), np.zeros((len(photos), 12, 8))),
-        )
-        (scannet,) = mit_scenes.load_scenes(tmp_path / "one", None)
-        (s3dis,) = mit_scenes.load_scenes(tmp_path / "two" / "Area_5", None)
-    assert scannet.views.shape == (1, 3, 8)
-    assert s3dis.views.shape[1] == 12  # no photographs: drawn
+    ((scannet, photos),) = mit_scenes.load_scenes(tmp_path / "one")
+    ((s3dis, drawn),) = mit_scenes.load_scenes(tmp_path / "two" / "Area_5")
+    assert len(photos) == 3
+    assert len(drawn) == 12  # no photographs: drawn
     assert scannet.histogram.sum() == len(xyz)
     assert scannet.tags[[0, 1]].all()  # wall and floor of NYU40
     counted = s3dis.histogram.sum(0)
     assert set(np.flatnonzero(counted[:-1])) == {CLASSES.index("chair"), CLASSES.index("bookshelf")}
     (tmp_path / "none").mkdir()
     with pytest.raises(CrossfuseError, match="No labelled scene"):
-        mit_scenes.load_scenes(tmp_path / "none", None)
+        mit_scenes.load_scenes(tmp_path / "none")
 
 
 def test_archives_with_one_cloud_and_its_photographs(cloud, tmp_path: Path) -> None:
