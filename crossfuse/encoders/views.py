@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from crossfuse.data.point_views import painted
 from crossfuse.encoders.image import ImageEncoder
 
 ENCODER = "lite2"
@@ -22,20 +21,28 @@ PHOTO_SIDE = 320  # longest side given to the image encoder
 FEATURES = 1280 + 3  # of a photograph or cell, its mean colour last
 
 
-def view_features(
+def image_maps(
     encoder: ImageEncoder,
-    photos: Sequence[np.ndarray],
+    pictures: Sequence[np.ndarray],
     progress: Callable[[float], object] | None = None,
-    batch_size: int = 16,
+) -> list[Tensor]:
+    """The encoder's feature map (F, rows, columns) of each upright RGB (H, W, 3) uint8 picture.
+
+    ``progress``: called with the fraction done.
+    """
+    encoded = encoder.encode(pictures, (32,), PHOTO_SIDE, 16, progress)
+    return [entry[32].values.cpu() for entry in encoded]
+
+
+def view_features(
+    maps: Sequence[Tensor], photos: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     """(V, F) mean feature of each photograph and (V, P, F) its cells, row by row, float32.
 
     Args:
-        photos: upright RGB (H, W, 3) uint8, each of its own size.
-        progress: called with the fraction done.
-        batch_size: photographs a pass.
+        maps: :func:`image_maps` of the photographs.
+        photos: RGB (H, W, 3) uint8, each of its own size.
     """
-    maps = _maps(encoder, photos, batch_size, progress)
     views = torch.stack([m.mean((1, 2)) for m in maps])
     cells = torch.stack([F.adaptive_avg_pool2d(m, PATCH_GRID).flatten(1).T for m in maps])
     colours = torch.stack([_colours(photo) for photo in photos])
@@ -44,21 +51,20 @@ def view_features(
 
 
 def drawn_looks(
-    encoder: ImageEncoder,
+    maps: Sequence[Tensor],
     shown: Sequence[np.ndarray],
     colours: np.ndarray,
     segment: np.ndarray,
-    progress: Callable[[float], object] | None = None,
 ) -> np.ndarray:
     """(M, F) look of each supervoxel in pictures drawn from the cloud; zeros where none shows it.
 
     The mean of the encoder's map, read bilinearly, over all pixels that show the supervoxel.
 
     Args:
+        maps: :func:`image_maps` of the pictures.
         shown: index (H, W) of the voxel in each pixel of each picture, -1 = none.
         colours: (N, 3) in 0..1 of the voxels; segment: (N,) their supervoxels.
     """
-    maps = _maps(encoder, [painted(index, colours) for index in shown], 16, progress)
     count = int(segment.max()) + 1
     total, pixels = torch.zeros(count, maps[0].shape[0]), torch.zeros(count)
     for index, values in zip(shown, maps, strict=True):
@@ -80,17 +86,7 @@ def drawn_looks(
     return torch.cat([looks, tone], 1).numpy()
 
 
-def _maps(
-    encoder: ImageEncoder,
-    pictures: Sequence[np.ndarray],
-    batch_size: int,
-    progress: Callable[[float], object] | None,
-) -> list[Tensor]:
-    encoded = encoder.encode(pictures, (32,), PHOTO_SIDE, batch_size, progress)
-    return [entry[32].values.cpu() for entry in encoded]
-
-
 def _colours(photo: np.ndarray) -> Tensor:
     """(P, 3) mean colour of each cell of a photograph, -0.5..0.5."""
-    pixels = torch.from_numpy(np.ascontiguousarray(photo)).permute(2, 0, 1).float() / 255 - 0.5
+    pixels = torch.tensor(photo).permute(2, 0, 1).float() / 255 - 0.5
     return F.adaptive_avg_pool2d(pixels, PATCH_GRID).flatten(1).T

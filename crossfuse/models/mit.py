@@ -346,8 +346,8 @@ class MIT(nn.Module):
             shape = (batch, views, patches, config.view_features)
             inputs["patch_features"] = torch.randn(shape, generator=make)
         if config.looks and config.drawn:
-            shape = (batch, segments, config.view_features)
-            inputs["segment_looks"] = torch.randn(shape, generator=make)
+            looks = torch.randn(batch, segments, config.view_features, generator=make)
+            inputs["segment_looks"] = looks
         return inputs
 
     def segment_inputs(

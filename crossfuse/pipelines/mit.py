@@ -49,7 +49,7 @@ from crossfuse.data.point_scene import PointScene, prepare
 from crossfuse.data.point_views import painted, view_indices
 from crossfuse.data.sample_rooms import sample_room
 from crossfuse.encoders.image import ImageEncoder, load_image_encoder
-from crossfuse.encoders.views import ENCODER, drawn_looks, view_features
+from crossfuse.encoders.views import ENCODER, drawn_looks, image_maps, view_features
 from crossfuse.engine.context import Context
 from crossfuse.engine.messages import Request, Result
 from crossfuse.errors import CrossfuseError
@@ -114,15 +114,14 @@ def run(request: Request, context: Context) -> Result:
         )
     context.stage("drawing views", 0.35)
     shown = view_indices(scene.voxels.centre, scene.voxels.size)
-    photos = _photos(given, scene, shown, notes, context)
+    drawn = [painted(index, scene.voxels.colour) for index in shown]
+    photos = _photos(given, drawn, notes, context)
     context.stage("looking at photographs", 0.5)
     encoder = image_encoder(context)
-    views, cells = view_features(
-        encoder,
-        photos.pixels,
-        progress=lambda share: context.stage("looking at photographs", 0.5 + 0.2 * share),
-    )
-    looks = drawn_looks(encoder, shown, scene.voxels.colour, scene.segment)
+    own = image_maps(encoder, drawn)
+    maps = own if photos.drawn else image_maps(encoder, photos.pixels)
+    views, cells = view_features(maps, photos.pixels)
+    looks = drawn_looks(own, shown, scene.voxels.colour, scene.segment)
     context.stage("attending", 0.8)
     model = cast(MIT, context.model("mit"))
     out = _forward(model, scene, (views, cells, looks), context.device)
@@ -199,11 +198,7 @@ def _cloud(request: Request, options: Options) -> tuple[PointCloud, list[PhotoFi
 
 
 def _photos(
-    given: list[PhotoFile],
-    scene: PointScene,
-    shown: list[np.ndarray],
-    notes: list[str],
-    context: Context,
+    given: list[PhotoFile], drawn: list[np.ndarray], notes: list[str], context: Context
 ) -> Photos:
     if not given:
         notes.append(
@@ -212,8 +207,7 @@ def _photos(
                 "which adds a look at it but no new information."
             )
         )
-        pixels = [painted(index, scene.voxels.colour) for index in shown]
-        return Photos(pixels, [f"drawn {i + 1}" for i in range(len(pixels))], True)
+        return Photos(drawn, [f"drawn {i + 1}" for i in range(len(drawn))], True)
     if len(given) > MOST_PHOTOS:
         chosen = np.linspace(0, len(given) - 1, MOST_PHOTOS).round().astype(int)
         notes.append(

@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from crossfuse.data.point_scene import VOXEL
-from crossfuse.data.point_views import view_indices
+from crossfuse.data.point_views import painted, view_indices
 from crossfuse.data.rooms import CLASSES
-from crossfuse.encoders.views import FEATURES, drawn_looks, view_features
+from crossfuse.encoders.views import FEATURES, drawn_looks, image_maps, view_features
 from crossfuse.models.mit import MIT, MITConfig, MITOutput
 from crossfuse.training.mit_batches import Bank
 from crossfuse.training.mit_data import (
@@ -66,15 +66,22 @@ def pool(
     model: MIT, encoder: Any, scan: Scan, photos: Sequence[np.ndarray], copies: int = 1
 ) -> PooledScan:
     """Run the frozen networks over a whole scan and its photographs (RGB, uint8)."""
-    views, patches = view_features(encoder, photos)
-    looks = drawn_looks(
-        encoder,
-        view_indices(scan.places, VOXEL),
-        scan.features[:, :3].astype(np.float32) + 0.5,
-        scan.segment,
+    views, patches = view_features(image_maps(encoder, photos), photos)
+    shown, colours = view_indices(scan.places, VOXEL), scan.features[:, :3].astype(np.float32) + 0.5
+    own = image_maps(encoder, [painted(index, colours) for index in shown])
+    looks = drawn_looks(own, shown, colours, scan.segment)
+    segments, places, mask = _clouds(model, scan, copies)
+    return PooledScan(
+        scan.name,
+        segments,
+        places,
+        mask,
+        torch.from_numpy(looks),
+        torch.from_numpy(views),
+        torch.from_numpy(patches),
+        scan.tags,
+        scan.histogram,
     )
-    image = (torch.from_numpy(values) for values in (looks, views, patches))
-    return PooledScan(scan.name, *_clouds(model, scan, copies), *image, scan.tags, scan.histogram)
 
 
 @torch.inference_mode()
@@ -143,9 +150,19 @@ def _read_pooled(source: Path, scans: Sequence[Scan]) -> list[PooledScan]:
     pooled = []
     for index, scan in enumerate(scans):
         photos = info["scans"][index - 1]["views"] if index else slice(None)
-        cloud = (kept[f"{name}_{index}"] for name in ("segments", "places", "mask"))
-        image = (kept["looks"][scan.pieces], kept["views"][photos], kept["patches"][photos])
-        pooled.append(PooledScan(scan.name, *cloud, *image, scan.tags, scan.histogram))
+        pooled.append(
+            PooledScan(
+                scan.name,
+                kept[f"segments_{index}"],
+                kept[f"places_{index}"],
+                kept[f"mask_{index}"],
+                kept["looks"][scan.pieces],
+                kept["views"][photos],
+                kept["patches"][photos],
+                scan.tags,
+                scan.histogram,
+            )
+        )
     return pooled
 
 
