@@ -59,7 +59,7 @@ MODELS: dict[str, ModelEntry] = {
             module="crossfuse.models.mmvit:MMViT",
             pipeline="crossfuse.pipelines.mmvit",
             recipe="crossfuse.training.mmvit",
-            weights=("mmvit_tiny200", "mmvit_imagenette"),
+            weights=("mmvit_tiny200", "mmvit_imagenette", "mmvit_imagenette_scratch"),
         ),
         ModelEntry(
             name="mmvit_sound",

@@ -110,8 +110,8 @@ class Optimiser:
 def matrices(model: MMViT) -> list[nn.Parameter]:
     """The trained weights that map many channels to many, but for the head's."""
     layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    weights = [m.weight for m in layers if m is not model.head and m.weight.shape[1] > 1]
-    return [weight for weight in weights if weight.requires_grad]
+    found: list[nn.Parameter] = [m.weight for m in layers if m is not model.head]
+    return [weight for weight in found if weight.requires_grad and weight.shape[1] > 1]
 
 
 def as_matrix(weight: Tensor) -> Tensor:
