@@ -110,8 +110,8 @@ class Optimiser:
 def matrices(model: MMViT) -> list[nn.Parameter]:
     """The trained weights that map many channels to many, but for the head's."""
     layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    found: list[nn.Parameter] = [m.weight for m in layers if m is not model.head]
-    return [weight for weight in found if weight.requires_grad and weight.shape[1] > 1]
+    weights = [m.weight for m in layers if m is not model.head and m.weight.shape[1] > 1]
+    return [w for w in weights if isinstance(w, nn.Parameter) and w.requires_grad]
 
 
 def as_matrix(weight: Tensor) -> Tensor:
