@@ -1,8 +1,9 @@
 """Train and evaluate MMViT: from scratch, or distilled from a frozen EfficientNet-Lite2.
 
-    crossfuse train mmvit --data imagenette --cache CACHE --out RUN --stem residual --side 160 \\
-        --begin-side 96 --batch 256 --mixup 0.4 --cutmix 1 --minutes 30 --device cuda
-    crossfuse evaluate mmvit --data imagenette --weights mmvit_imagenette --json
+    crossfuse train mmvit --data imagenette --cache CACHE --out RUN --stem residual --side 144 \\
+        --stored-side 160 --begin-side 64 --end-side 112 --batch 128 --crop 0.3 --colour 0.3 \\
+        --mixup 0.2 --muon --rate 5e-3 --warm-up 100 --average 0.994 --bf16 --epochs 55
+    crossfuse evaluate mmvit --data imagenette --weights mmvit_imagenette_scratch --json
 
 The loss is cross-entropy to ``distil * teacher + (1 - distil) * smoothed label``, plus, with a
 teacher, one minus the cosine between a projection of our features and the teacher's. With
