@@ -15,7 +15,6 @@ import hashlib
 import importlib.util
 import re
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +126,6 @@ class VisionTransformer(nn.Module):
         return resized.flatten(2).transpose(1, 2)
 
 
-@cache
 def _published() -> dict[str, Tensor]:
     """The state dict of :class:`VisionTransformer` out of the package's file."""
     import onnx

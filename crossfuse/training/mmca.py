@@ -154,12 +154,7 @@ def _train_from_cache(arguments: argparse.Namespace) -> None:
     source = CachedSource(cache, RegionMix(recipe.regions), recipe.longest)
     trainer = Trainer(source, learnt, config, recipe)
     checkpoint = work / f"{arguments.name}.pt"
-    if checkpoint.exists():
-        trainer.resume(checkpoint)
-        _say(f"taken up after epoch {trainer.epoch}")
-    while trainer.progress < 1.0:
-        trainer.run_epoch(_say)
-        trainer.save(checkpoint)
+    trainer.run(_say, checkpoint)
     encoded = encode_split(trainer.average, cache, held_out, KINDS[0])
     model = trainer.average
     alpha = choose_alpha(model, encoded, (20, 10), ALPHAS)

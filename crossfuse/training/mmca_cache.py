@@ -124,7 +124,7 @@ def cache_maps(
     if done.exists():
         return
     shapes = {s: (len(photos), (SIDE // s) ** 2, CHANNELS[s]) for s in STRIDES}
-    arrays = {s: _new(root / f"{tag}_s{s}.npy", shape) for s, shape in shapes.items()}
+    arrays = {s: new_array(root / f"{tag}_s{s}.npy", shape) for s, shape in shapes.items()}
     rows: list[int] = []
     pixels: list[np.ndarray] = []
 
@@ -154,7 +154,7 @@ def cache_regions(root: Path, kind: str, encoder: RegionEncoder, flip: bool = Fa
         return
     count = len(np.load(root / f"{tag}_s32.npy", mmap_mode="r"))
     part = root / f"{tag}_{kind}.part"
-    features, boxes = _new(part, (count, REGIONS, FEATURES)), np.zeros((count, REGIONS, 4))
+    features, boxes = new_array(part, (count, REGIONS, FEATURES)), np.zeros((count, REGIONS, 4))
     fixed = {"cells": grid_boxes(), "multiscale": multiscale_boxes()}.get(kind)
     for start in range(0, count, 50):
         rows = np.arange(start, min(start + 50, count))
@@ -181,8 +181,8 @@ def cache_text(photos: Sequence[CaptionedPhoto], root: Path, encoder: MiniLM, sa
     encodings = encoder.tokenizer.encode_batch(texts)
     lengths = np.array([len(encoding.ids) for encoding in encodings])
     offset = np.concatenate([[0], np.cumsum(lengths)])
-    middle = _new(root / "text_l3.npy", (int(offset[-1]), 384))
-    last = _new(root / "text_last.npy", (int(offset[-1]), 384))
+    middle = new_array(root / "text_l3.npy", (int(offset[-1]), 384))
+    last = new_array(root / "text_last.npy", (int(offset[-1]), 384))
     order = np.argsort(lengths, kind="stable")
     for start in range(0, len(order), 64):
         some = order[start : start + 64]
@@ -196,6 +196,7 @@ def cache_text(photos: Sequence[CaptionedPhoto], root: Path, encoder: MiniLM, sa
     np.savez(root / "text_meta.npz", offset=offset, ids=ids)
 
 
-def _new(path: Path, shape: tuple[int, ...]) -> np.memmap:
+def new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A float16 array on disk, to be filled."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return np.lib.format.open_memmap(path, "w+", np.float16, shape)

@@ -31,7 +31,7 @@ from crossfuse.encoders.tuned import load_words
 from crossfuse.encoders.vision_transformer import VisionTransformer, load_vision_transformer
 from crossfuse.errors import CrossfuseError
 from crossfuse.models.mmca import MMCA, MMCAConfig
-from crossfuse.training.mmca_cache import FeatureCache, cache_text
+from crossfuse.training.mmca_cache import FeatureCache, cache_text, new_array
 from crossfuse.training.mmca_evaluation import Encoded, choose_alpha, encode_split
 from crossfuse.training.mmca_live import encode_photos
 from crossfuse.training.mmca_sources import CachedSource, RegionMix
@@ -67,11 +67,10 @@ def cache_scene(
     names = {kind: root / f"{tag}_{kind}.npy" for kind in KINDS}
     if all(name.exists() for name in names.values()):
         return
-    root.mkdir(parents=True, exist_ok=True)
     shape = (len(photos), 36, SCENE_FEATURES)
     boxes = {kind: fixed() for kind, fixed in KINDS.items()}
     parts = {kind: root / f"{tag}_{kind}.part" for kind in KINDS}
-    arrays = {k: np.lib.format.open_memmap(p, "w+", np.float16, shape) for k, p in parts.items()}
+    arrays = {kind: new_array(part, shape) for kind, part in parts.items()}
     raw = dict(pack_images(data, photos))
     for start in range(0, len(photos), batch):
         rows = range(start, min(start + batch, len(photos)))
@@ -96,7 +95,6 @@ def train_scene(
     config: MMCAConfig,
     say: Say,
     checkpoint: Path | None = None,
-    after_epoch: Callable[[Trainer], None] | None = None,
 ) -> MMCA:
     """An MMCA over the cached features, without a use for its cross unit."""
     own = replace(
@@ -114,15 +112,7 @@ def train_scene(
         FeatureCache(root), RegionMix(recipe.regions, tuple(KINDS), (0.5, 0.5)), recipe.longest
     )
     trainer = Trainer(source, learnt, own, recipe)
-    if checkpoint is not None and checkpoint.exists():
-        trainer.resume(checkpoint)
-        say(f"taken up after epoch {trainer.epoch}")
-    while trainer.progress < 1.0:
-        trainer.run_epoch(say)
-        if checkpoint is not None:
-            trainer.save(checkpoint)
-        if after_epoch is not None:
-            after_epoch(trainer)
+    trainer.run(say, checkpoint)
     return trainer.average
 
 
@@ -196,8 +186,9 @@ def add_scene(
     if not isinstance(text, MiniLM):
         raise CrossfuseError("A second pair of embeddings needs a model whose words are MiniLM's.")
     cache_text(photos, root, text, say)
+    network = load_vision_transformer()
     for flip in (False, True)[: 1 + mirror]:
-        cache_scene(data, photos, root, load_vision_transformer(), say, flip)
+        cache_scene(data, photos, root, network, say, flip)
     train = np.array([row for row, photo in enumerate(photos) if photo.split == "train"])
     learnt, held_out = split_rows(train, recipe.held_out)
     checkpoint = work / f"{name}_scene.pt"

@@ -139,6 +139,23 @@ class Trainer:
         done = self.elapsed / recipe.seconds if recipe.seconds else self.epoch / recipe.epochs
         return min(1.0, done)
 
+    def run(
+        self,
+        say: Callable[[str], None],
+        checkpoint: Path | None = None,
+        after_epoch: Callable[[Trainer], None] | None = None,
+    ) -> None:
+        """All epochs, from where ``checkpoint`` stopped if it is there; it is kept up to date."""
+        if checkpoint is not None and checkpoint.exists():
+            self.resume(checkpoint)
+            say(f"taken up after epoch {self.epoch}")
+        while self.progress < 1.0:
+            self.run_epoch(say)
+            if checkpoint is not None:
+                self.save(checkpoint)
+            if after_epoch is not None:
+                after_epoch(self)
+
     def run_epoch(self, log: Callable[[str], None]) -> None:
         recipe = self.recipe
         rng = np.random.default_rng((recipe.seed, self.epoch))

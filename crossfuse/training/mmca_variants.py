@@ -134,15 +134,7 @@ def run(
     learnt, held_out = split_rows(rows, recipe.held_out)
     torch.manual_seed(recipe.seed)  # of the words from scratch
     trainer = Trainer(stock.source(recipe, variant), learnt, config, recipe)
-    if checkpoint is not None and checkpoint.exists():
-        trainer.resume(checkpoint)
-        say(f"taken up after epoch {trainer.epoch}")
-    while trainer.progress < 1.0:
-        trainer.run_epoch(say)
-        if checkpoint is not None:
-            trainer.save(checkpoint)
-        if after_epoch is not None:
-            after_epoch(trainer)
+    trainer.run(say, checkpoint, after_epoch)
     if len(held_out):
         settle(trainer, held_out, say)
     return trainer

